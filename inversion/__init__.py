@@ -1,0 +1,36 @@
+"""Inversion of diffusion and flow models: find the noise that makes a model regenerate a given latent.
+
+    grid = Grid.from_sigmas(sigmas, kind="flow")
+    inversion = invert(denoiser, x0, grid, EasyInv())
+    x0_again = sample(denoiser, inversion.latent, grid)                       # the sampler alone: approximate
+    x0_again = sample(denoiser, inversion.latent, grid, source=inversion)     # with the record: exact
+    edited = sample(other_denoiser, inversion.latent, grid, source=inversion)
+
+Pure PyTorch; knows no host. A denoiser is any callable (x, level) -> estimate of x0.
+"""
+
+from .errors import DivergedError, InversionError
+from .methods import DDIM, EasyInv
+from .metrics import psnr
+from .result import Inversion
+from .run import invert, sample
+from .schedule import Grid, Level
+from .step import Callback, Denoiser, ImplicitStep, Method, StepResult
+
+__all__ = [
+    "DDIM",
+    "Callback",
+    "Denoiser",
+    "DivergedError",
+    "EasyInv",
+    "Grid",
+    "ImplicitStep",
+    "Inversion",
+    "InversionError",
+    "Level",
+    "Method",
+    "StepResult",
+    "invert",
+    "psnr",
+    "sample",
+]

@@ -1,0 +1,28 @@
+"""DDIM inversion."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..metrics import relative_difference
+from ..step import ImplicitStep, StepResult
+
+
+@dataclass(frozen=True)
+class DDIM:
+    """DDIM (Euler) inversion: F at the carried state, once.
+
+    Cost: 1 model call per step. Error: first order in the step size.
+    Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, eq. 12 reversed in time, in the form
+    that the released inversion codes use: evaluated at the level being reached, on the latent of the level before.
+    """
+
+    def step(self, problem: ImplicitStep, memory: Any = None) -> StepResult:
+        del memory
+        point = problem.carried()
+        slope = problem.slope(point)
+        x = problem.land(slope)
+        return StepResult(x, point, slope, relative_difference(x, point), calls=1)
+
+    def notes(self, count: int) -> list[str]:
+        del count
+        return []

@@ -1,0 +1,121 @@
+"""The two loops: up to the noise, and down again."""
+
+import torch
+from torch import Tensor
+
+from .errors import DivergedError, InversionError
+from .result import Inversion, record_memory
+from .schedule import Grid
+from .step import Callback, Denoiser, ImplicitStep, Method
+
+
+@torch.no_grad()
+def invert(
+    denoiser: Denoiser,
+    x0: Tensor,
+    grid: Grid,
+    method: Method,
+    *,
+    callback: Callback | None = None,
+    store: torch.device | None = None,
+) -> Inversion:
+    """Find the noise from which `sample` comes back to `x0`.
+
+    Arguments:
+        denoiser: the model with its conditioning and guidance.
+        x0: the clean latent (B, C, ...) in the model's state space. Half precision is computed in float32.
+        grid: the sampler's levels, noisiest first; the last one is the level of `x0`.
+        method: how to solve each step.
+        callback: called after each step.
+        store: device for the record; default that of `x0`. The CPU saves accelerator memory.
+
+    Raises:
+        InversionError: `x0` is not a finite floating-point batch.
+        DivergedError: the model gave NaN or infinity; says at which step.
+    """
+    x = _state(x0, "The latent to invert")
+    trajectory, offsets, corrections = record_memory(x, grid.steps, store)
+    trajectory[0] = x
+    residuals, calls, memory = [], [], None
+    for i, (lower, upper) in enumerate(grid.upward()):
+        problem = ImplicitStep(denoiser, grid, x, lower, upper, i, grid.steps)
+        result = method.step(problem, memory)
+        memory = result.memory
+        trajectory[i + 1] = result.x
+        offsets[i] = result.point - result.x
+        corrections[i] = x - grid.move(result.x, upper, lower, result.slope)
+        residuals.append(result.residual.amax())
+        calls.append(result.calls)
+        x = result.x
+        if callback is not None:
+            callback(i, grid.steps, x, result.point / grid.unit(upper) - grid.time(upper) * result.slope)
+    finite = torch.stack([state.isfinite().all() for state in trajectory])
+    if not finite.all():
+        i = int((~finite).nonzero()[0])
+        raise DivergedError(
+            f"The inversion gave values that are not finite at step {i} of {grid.steps} (sigma {grid.levels[-1 - i].sigma:g}). "
+            "Lower cfg, use more steps, or run the model in a higher precision."
+        )
+    name = type(method).__name__
+    notes = tuple(method.notes(grid.steps))
+    return Inversion(grid, trajectory, offsets, corrections, torch.stack(residuals).cpu(), tuple(calls), name, notes)
+
+
+@torch.no_grad()
+def sample(
+    denoiser: Denoiser,
+    x: Tensor,
+    grid: Grid,
+    *,
+    callback: Callback | None = None,
+    source: Inversion | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """The deterministic Euler (DDIM) sampler that `invert` inverts.
+
+    Arguments:
+        denoiser: the model with its conditioning and guidance.
+        x: the state (B, C, ...) at the grid's first level.
+        grid: the levels, noisiest first.
+        callback: called after each step.
+        source: an inversion on the same grid. Each slope is then taken where the inversion took it and each step corrected
+            as it recorded, so that the inversion's own denoiser returns its clean latent to rounding, at no extra
+            model call; another denoiser departs from it where its predictions differ.
+        mask: with `source`: 1 where the result may change, 0 where the source's own states are written back after each
+            step, so that the source is kept exactly. Broadcasts against x.
+
+    Returns:
+        The state at the grid's last level, (B, C, ...).
+    """
+    x = _state(x, "The latent to sample from")
+    if source is not None and (source.grid != grid or source.latent.shape != x.shape):
+        raise InversionError(
+            f"The source was inverted on {source.grid.steps} steps of kind {source.grid.kind!r} at shape "
+            f"{tuple(source.latent.shape)}; sampling has {grid.steps} of kind {grid.kind!r} at {tuple(x.shape)}. "
+            "Use the inversion's own grid and shape."
+        )
+    if mask is not None and source is None:
+        raise InversionError("A mask keeps the source where it is 0, so it needs the source's inversion.")
+    for k, (upper, lower) in enumerate(zip(grid.levels[:-1], grid.levels[1:], strict=True)):
+        i = grid.steps - 1 - k  # the inversion's step that this one undoes
+        point = x if source is None else x + source.offsets[i].to(x)
+        denoised = denoiser(point, upper)
+        x = grid.move(x, upper, lower, grid.slope(point, denoised, upper))
+        if source is not None:
+            x = x + source.corrections[i].to(x)
+            if mask is not None:
+                x = torch.lerp(source.trajectory[i].to(x), x, mask.to(x))
+        if callback is not None:
+            callback(k, grid.steps, x, denoised)
+    return x
+
+
+def _state(x: Tensor, what: str) -> Tensor:
+    """`x` as a state to compute with: at least float32, finite, with a batch and a channel axis."""
+    if not x.is_floating_point() or x.ndim < 2 or x.numel() == 0:
+        raise InversionError(
+            f"{what} must be a floating-point tensor (B, C, ...), got {x.dtype} of shape {tuple(x.shape)}."
+        )
+    if not x.isfinite().all():
+        raise InversionError(f"{what} holds NaN or infinity. Check the node that made it.")
+    return x if x.dtype == torch.float64 else x.float()

@@ -1,0 +1,166 @@
+r"""Noise levels, and the one formula that moves a state between two of them.
+
+A level is a pair (alpha, sigma): the state there is x = alpha * x0 + sigma * n, with x0 the clean latent and n
+Gaussian noise. Three families occur, called the grid's *kind*:
+
+    "ve"    alpha = 1                      Stable Diffusion and other eps, v and EDM models inside k-diffusion samplers
+    "vp"    alpha^2 + sigma^2 = 1          the same models in diffusers' latents
+    "flow"  alpha = 1 - sigma              rectified-flow models: SD3, Flux, Qwen-Image, Wan, ...
+
+Divide the state by `unit` (alpha for ve and vp, 1 for flow) and call u the result, t = sigma / unit. Then in every
+family the probability-flow ODE is
+
+    du/dt = (u - D(x)) / t,        D(x) the denoiser's estimate of x0,
+
+and DDIM (arXiv 2010.02502, eq. 12 with eta 0) is its Euler method. So one `slope` and one `move` serve all three.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from .errors import InversionError
+
+Kind = Literal["ve", "vp", "flow"]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One noise level.
+
+    Arguments:
+        alpha: scale of the clean latent, >= 0.
+        sigma: scale of the noise, >= 0.
+        timestep: what a network that wants to be told the time in its own unit is told at this level.
+    """
+
+    alpha: float
+    sigma: float
+    timestep: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.alpha) and math.isfinite(self.sigma) and self.alpha >= 0 and self.sigma >= 0):
+            raise InversionError(
+                f"A noise level needs a finite alpha >= 0 and sigma >= 0, got alpha {self.alpha} and sigma {self.sigma}."
+            )
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The levels that a sampler visits, noisiest first, as samplers get them.
+
+    Arguments:
+        levels: two or more; the noise-to-signal ratio never rises, and only the last level may be free of noise.
+        kind: "ve", "vp" or "flow".
+    """
+
+    levels: tuple[Level, ...]
+    kind: Kind
+
+    def __post_init__(self) -> None:
+        if len(self.levels) < 2:
+            raise InversionError(
+                f"A grid needs at least two noise levels (one step), got {len(self.levels)}. Ask for 1 step or more."
+            )
+        if self.kind == "vp" and any(level.alpha == 0 for level in self.levels):
+            raise InversionError("A 'vp' level with alpha 0 (zero terminal SNR) has no finite step; use kind 've'.")
+        if self.kind == "flow" and any(level.sigma > 1 for level in self.levels):
+            worst = max(level.sigma for level in self.levels)
+            raise InversionError(
+                f"Flow models have sigmas from 0 to 1, got {worst:g}. Are these sigmas of another model?"
+            )
+        times = [self.time(level) for level in self.levels]
+        rising = [i for i in range(1, len(times)) if times[i] > times[i - 1]]
+        if rising:
+            i = rising[0]
+            raise InversionError(
+                f"Sigmas must descend, as samplers get them, but {self.levels[i - 1].sigma:g} is followed by "
+                f"{self.levels[i].sigma:g}. Do not flip them: inversion walks the same sigmas upward by itself."
+            )
+        if times[0] == times[-1] or times[-2] == 0:
+            raise InversionError(
+                "Sigmas must descend to a cleaner end and only the last may be 0, got "
+                f"{', '.join(f'{level.sigma:g}' for level in self.levels[-4:])} at the end."
+            )
+
+    @classmethod
+    def from_sigmas(
+        cls, sigmas: Sequence[float] | Tensor, kind: Kind = "ve", timesteps: Sequence[float] | Tensor | None = None
+    ) -> "Grid":
+        """A grid from a sampler's sigmas.
+
+        Arguments:
+            sigmas: descending, usually to 0.
+            kind: "ve" (state x0 + sigma n) or "flow" (state (1 - sigma) x0 + sigma n).
+            timesteps: one per sigma, or one per step (all but the last sigma), for denoisers that need them.
+        """
+        if kind not in ("ve", "flow"):
+            raise InversionError(f"Sigmas alone make a grid of kind 've' or 'flow', got {kind!r}.")
+        values = [float(s) for s in sigmas]
+        told: list[float | None] = [None] * len(values) if timesteps is None else [float(t) for t in timesteps]
+        if len(told) == len(values) - 1:
+            told.append(None)
+        if len(told) != len(values):
+            raise InversionError(
+                f"{len(values)} sigmas take {len(values)} or {len(values) - 1} timesteps, got {len(told)}."
+            )
+        alphas = [1.0 - s if kind == "flow" and 0 <= s <= 1 else 1.0 for s in values]
+        return cls(tuple(Level(a, s, t) for a, s, t in zip(alphas, values, told, strict=True)), kind)
+
+    @classmethod
+    def from_alphas_cumprod(
+        cls,
+        alphas_cumprod: Sequence[float] | Tensor,
+        timesteps: Sequence[int] | Tensor,
+        final: float | None = None,
+    ) -> "Grid":
+        """A variance-preserving grid, as diffusers' schedulers have it.
+
+        Arguments:
+            alphas_cumprod: the training schedule's cumulative product, indexed by timestep.
+            timesteps: descending, as diffusers gives them.
+            final: the cumulative product of the level below the last timestep; default `alphas_cumprod[0]`
+                (diffusers' `set_alpha_to_one=False`), 1.0 for a clean end.
+        """
+        below = float(alphas_cumprod[0]) if final is None else float(final)
+        steps = [int(t) for t in timesteps]
+        products = [float(alphas_cumprod[t]) for t in steps] + [below]
+        told = [*steps, None]
+        levels = (Level(math.sqrt(p), math.sqrt(1 - p), t) for p, t in zip(products, told, strict=True))
+        return cls(tuple(levels), "vp")
+
+    @property
+    def steps(self) -> int:
+        return len(self.levels) - 1
+
+    def upward(self) -> list[tuple[Level, Level]]:
+        """(cleaner, noisier) for each step of an inversion, clean end first."""
+        rising = self.levels[::-1]
+        return list(zip(rising[:-1], rising[1:], strict=True))
+
+    def unit(self, level: Level) -> float:
+        """What the state is divided by in the ODE's coordinates."""
+        return 1.0 if self.kind == "flow" else level.alpha
+
+    def time(self, level: Level) -> float:
+        """The ODE's time: sigma in units of `unit`."""
+        return level.sigma / self.unit(level)
+
+    def native(self, level: Level) -> float:
+        """The state's scale relative to what the network was trained on: the VP latent for ve, the state itself else.
+
+        A variance-exploding state grows with sigma; two states of different levels compare only after dividing by this.
+        """
+        return 1.0 if self.kind == "flow" else math.hypot(level.alpha, level.sigma)
+
+    def slope(self, point: Tensor, denoised: Tensor, level: Level) -> Tensor:
+        """du/dt at `point`, given the denoiser's estimate there. `level` must be noisy."""
+        return (point / self.unit(level) - denoised) / self.time(level)
+
+    def move(self, x: Tensor, start: Level, end: Level, slope: Tensor) -> Tensor:
+        """The state `x` at level `start`, moved to level `end` along `slope`: an Euler (DDIM) step, up or down."""
+        u = x / self.unit(start) + (self.time(end) - self.time(start)) * slope
+        return u * self.unit(end)

@@ -1,0 +1,217 @@
+"""The demo model and its pictures, as host objects: something real to try the nodes on without a download."""
+
+import functools
+import json
+import logging
+from typing import Any
+
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models_base
+import comfy.utils
+import torch
+from comfy_api.latest import io
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from ..demo import network, pictures, text
+from ..demo.codec import PATCH, PatchCodec
+from .schema import CATEGORY, schema
+
+VERSIONS = {"eps": "vprediction", "flow": "flow"}
+
+
+def load(version: str) -> tuple[Any, comfy.sd.CLIP, comfy.sd.VAE]:
+    """MODEL, CLIP and VAE of the demo model, version "eps" or "flow"."""
+    shared, vocabulary = _shared()
+    codec = PatchCodec()
+    codec.load_state_dict({k.removeprefix("codec."): v for k, v in shared.items() if k.startswith("codec.")})
+    return _model(version, codec, shared["latent.scale"]), _clip(shared, vocabulary), _vae(codec)
+
+
+def _shared() -> tuple[dict[str, Tensor], text.Vocabulary]:
+    path = pictures.HERE / "weights" / "shared.safetensors"
+    with safe_open(path, "pt") as file:
+        vocabulary = text.Vocabulary(json.loads(file.metadata()["vocabulary"]))
+    return comfy.utils.load_torch_file(str(path)), vocabulary
+
+
+class DemoLatent(comfy.latent_formats.LatentFormat):
+    """16 channels, one for each 4 x 4 patch's principal component, each scaled to the range the network works in."""
+
+    latent_channels = 16
+
+    def __init__(self, codec: PatchCodec, scale: Tensor) -> None:
+        self.scale = scale.float()[:, None, None]
+        self.spacial_downscale_ratio = PATCH
+        # Previews show each patch's mean colour, which is a linear map of the latent.
+        to_rgb = codec.basis.unflatten(1, (3, PATCH * PATCH)).mean(-1) / scale.float()[:, None]
+        self.latent_rgb_factors = to_rgb.tolist()
+        self.latent_rgb_factors_bias = codec.mean.unflatten(0, (3, PATCH * PATCH)).mean(-1).tolist()
+
+    def process_in(self, latent: Tensor) -> Tensor:
+        return latent * self.scale.to(latent)
+
+    def process_out(self, latent: Tensor) -> Tensor:
+        return latent / self.scale.to(latent)
+
+
+class DemoModelConfig(comfy.supported_models_base.BASE):
+    unet_extra_config = {}
+    memory_usage_factor = 1.0
+
+    def inpaint_model(self) -> bool:
+        return False  # the base class takes more than 4 channels for an inpainting model
+
+
+class DemoBaseModel(comfy.model_base.BaseModel):
+    """The host's BaseModel, with the caption's pooled vector as the network's `y`."""
+
+    def encode_adm(self, **kwargs: Any) -> Tensor:
+        pooled = kwargs.get("pooled_output")
+        return kwargs["cross_attn"].mean(1) if pooled is None else pooled
+
+
+def _model(version: str, codec: PatchCodec, scale: Tensor) -> Any:
+    flow = version == "flow"
+    config = DemoModelConfig(network.UNET)
+    config.latent_format = DemoLatent(codec, scale)
+    config.sampling_settings = network.FLOW_SAMPLING if flow else network.DISCRETE_SAMPLING
+    config.set_inference_dtype(torch.float32, None)
+    kind = comfy.model_base.ModelType.FLOW if flow else comfy.model_base.ModelType.V_PREDICTION
+    model = DemoBaseModel(config, kind)
+    weights = comfy.utils.load_torch_file(str(pictures.HERE / "weights" / f"{VERSIONS[version]}.safetensors"))
+    model.diffusion_model.load_state_dict(weights)
+    patcher = getattr(
+        comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher
+    )  # the former: newer hosts
+    load, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+    return patcher(model, load_device=load, offload_device=offload)
+
+
+class DemoTokenizer:
+    """Words to the demo vocabulary, with the host's (word:1.2) weights."""
+
+    def __init__(self, vocabulary: text.Vocabulary) -> None:
+        self.vocabulary = vocabulary
+
+    def tokenize_with_weights(self, prompt: str, return_word_ids: bool = False, **kwargs: Any) -> dict:
+        tokens, unknown = [], []
+        for part, weight in comfy.sd1_clip.token_weights(comfy.sd1_clip.escape_important(prompt), 1.0):
+            known, left_out = self.vocabulary.tokens(comfy.sd1_clip.unescape_important(part))
+            tokens += [(token, weight) for token in known]
+            unknown += left_out
+        if unknown or len(tokens) > text.TOKENS:
+            logging.warning(
+                "The demo model reads up to %d words it was trained on and leaves out: %s. It knows captions like "
+                "'red heart on blue background'; its pictures and words are those of the Demo Picture node.",
+                text.TOKENS,
+                ", ".join(unknown) or "the last words",
+            )
+        tokens = tokens[: text.TOKENS]
+        tokens += [(text.PAD, 1.0)] * (text.TOKENS - len(tokens))
+        row = [(token, weight, i) for i, (token, weight) in enumerate(tokens)] if return_word_ids else tokens
+        return {"demo": [row]}
+
+    def untokenize(self, pairs: list) -> list:
+        names = ["", *self.vocabulary.known]
+        return [(pair, names[pair[0]]) for pair in pairs]
+
+    def state_dict(self) -> dict:
+        return {}
+
+
+class DemoTextModel(nn.Module, comfy.sd1_clip.ClipTokenWeightEncoder):
+    special_tokens = {"pad": text.PAD}
+    disable_offload = True  # small, and its layers are plain PyTorch
+    dtypes = {torch.float32}
+
+    def __init__(
+        self, encoder: text.TextEncoder, device: Any = None, dtype: Any = None, model_options: Any = None
+    ) -> None:
+        super().__init__()
+        del dtype, model_options
+        self.encoder = encoder.to(device)
+
+    def encode(self, tokens: list) -> tuple[Tensor, Tensor]:
+        return self.encoder(torch.tensor(tokens, device=self.encoder.position.device))
+
+    def encode_token_weights(self, tokens: dict) -> Any:
+        return super().encode_token_weights([[pair[:2] for pair in row] for row in tokens["demo"]])
+
+    def set_clip_options(self, options: dict) -> None:
+        pass  # there is one layer: nothing to choose
+
+    def reset_clip_options(self) -> None:
+        pass
+
+
+def _clip(shared: dict[str, Tensor], vocabulary: text.Vocabulary) -> comfy.sd.CLIP:
+    encoder = text.TextEncoder(len(vocabulary.known)).eval().requires_grad_(False)
+    encoder.load_state_dict({k.removeprefix("text."): v for k, v in shared.items() if k.startswith("text.")})
+    model = functools.partial(DemoTextModel, encoder)
+    target = comfy.supported_models_base.ClipTarget(lambda **_: DemoTokenizer(vocabulary), model)
+    return comfy.sd.CLIP(target)
+
+
+def _vae(codec: PatchCodec) -> comfy.sd.VAE:
+    """The host's VAE around our codec. Its pixel-space VAE is the nearest it knows: a stand-in with nothing to learn."""
+    vae = comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)}, dtype=torch.float32)
+    vae.first_stage_model = codec.eval()
+    vae.patcher = comfy.model_patcher.ModelPatcher(codec, vae.patcher.load_device, vae.patcher.offload_device)
+    vae.downscale_ratio = vae.upscale_ratio = PATCH
+    vae.latent_channels = DemoLatent.latent_channels
+    return vae
+
+
+class DemoModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="INV_DemoModel",
+            display_name="Load Demo Model",
+            category=f"{CATEGORY}/demo",
+            description="A small text-to-image model that comes with the pack (emoji on eight background colours), to try "
+            "inversion and editing without a download. Prompts look like 'red heart on blue background'.",
+            inputs=[
+                io.Combo.Input(
+                    "version",
+                    options=list(VERSIONS),
+                    default="flow",
+                    tooltip="flow: like SD3, Flux, Qwen-Image. eps: like SD 1.5 and SDXL (trained as v-prediction).",
+                )
+            ],
+            outputs=[io.Model.Output("model"), io.Clip.Output("clip"), io.Vae.Output("vae")],
+        )
+
+    @classmethod
+    def execute(cls, version: str) -> io.NodeOutput:
+        return io.NodeOutput(*load(version))
+
+
+class DemoPicture(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="INV_DemoPicture",
+            display_name="Demo Picture",
+            category=f"{CATEGORY}/demo",
+            description="A 64 x 64 picture that the demo model knows, with its caption: Noto Emoji on a plain background.",
+            inputs=[
+                io.Combo.Input("emoji", options=pictures.index()["names"], default="red heart"),
+                io.Combo.Input("background", options=list(pictures.COLOURS), default="blue"),
+            ],
+            outputs=[
+                io.Image.Output("image"),
+                io.String.Output("caption", tooltip="The prompt that describes the picture."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, emoji: str, background: str) -> io.NodeOutput:
+        picture = torch.from_numpy(pictures.picture(emoji, background)).unsqueeze(0)
+        return io.NodeOutput(picture, pictures.caption(emoji, background))

@@ -1,0 +1,199 @@
+"""The seam: the host's MODEL, CONDITIONING, LATENT and SIGMAS as a `Denoiser` on a `Grid`, run by the host's own guider.
+
+Because the guider runs it, conditioning, areas, ControlNet, LoRA, hooks, wrappers, offload, previews, progress and
+interrupts are the host's.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_sampling
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from torch import Tensor
+
+from ..inversion import Callback, Denoiser, Grid, InversionError, Level
+from ..inversion.schedule import Kind
+
+Walk = Callable[[Denoiser, Tensor, Grid, Callback], Tensor]
+"""What runs in place of a sampler function: (denoiser, x, grid, callback) -> x, all in the model's state space."""
+
+
+def kind(model_sampling: Any) -> Kind:
+    """The family of a model's state space.
+
+    Raises:
+        InversionError: a model whose state is neither x0 + sigma n nor (1 - sigma) x0 + sigma n.
+    """
+    if isinstance(model_sampling, comfy.model_sampling.CONST):
+        return "flow"
+    exploding = (comfy.model_sampling.EPS, getattr(comfy.model_sampling, "COSMOS_RFLOW", comfy.model_sampling.EPS))
+    image_to_image = getattr(comfy.model_sampling, "IMG_TO_IMG", ())
+    if isinstance(model_sampling, exploding) and not isinstance(model_sampling, image_to_image):
+        return "ve"
+    names = [c.__name__ for c in type(model_sampling).__mro__[1:-1]]
+    raise InversionError(
+        f"This model's sampling ({', '.join(names)}) is neither of the noise (eps, v, EDM) nor of the flow family, "
+        "so it has no noise to invert to. Use a text-to-image or text-to-video model."
+    )
+
+
+def model_kind(model: Any) -> Kind:
+    return kind(model.get_model_object("model_sampling"))
+
+
+class WalkSampler(comfy.samplers.KSAMPLER):
+    """A host sampler that runs a `Walk` on the latent as it stands.
+
+    The host's own wrapping is skipped on purpose: its noise scaling would multiply a flow latent by 1 - sigma = 0, its
+    inverse would divide by it, and its mask blend would show the model the clean picture where noise belongs.
+    """
+
+    def __init__(self, walk: Walk) -> None:
+        super().__init__(walk)
+
+    def sample(
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict,
+        callback: Callable | None,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
+        grid = Grid.from_sigmas(sigmas.tolist(), kind(model_wrap.inner_model.model_sampling))
+
+        def denoiser(x: Tensor, level: Level) -> Tensor:
+            return model_wrap(x, x.new_full((x.shape[0],), level.sigma), **extra_args)
+
+        def report(index: int, total: int, x: Tensor, denoised: Tensor) -> None:
+            if callback is not None:
+                callback(index, denoised, x, total)
+
+        return self.sampler_function(denoiser, latent_image, grid, report)
+
+
+def run(
+    model: Any, positive: Any, negative: Any, cfg: float, samples: Tensor, sigmas: Tensor, walk: Walk, calls: int
+) -> Tensor:
+    """Run `walk` through the host's CFGGuider on a LATENT's samples; returns samples in the same (VAE) space.
+
+    Arguments:
+        negative: None is allowed at cfg 1, where the host does not evaluate it.
+        calls: how many times the walk will report progress.
+    """
+    guider = comfy.samplers.CFGGuider(model)
+    if negative is None:
+        if not math.isclose(cfg, 1.0):
+            raise InversionError(
+                f"cfg {cfg:g} compares the positive with a negative prompt, but `negative` is not connected. "
+                "Connect it (an empty CLIP Text Encode will do), or set cfg to 1."
+            )
+        guider.inner_set_conds({"positive": positive})
+    else:
+        guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    preview = latent_preview.prepare_callback(model, calls)
+    quiet = not comfy.utils.PROGRESS_BAR_ENABLED
+    noise = torch.zeros_like(samples)
+    return guider.sample(noise, samples, WalkSampler(walk), sigmas, callback=preview, disable_pbar=quiet, seed=0)
+
+
+def samples_for(model: Any, latent: dict) -> Tensor:
+    """The LATENT's samples in the number of dimensions that the model wants.
+
+    Raises:
+        InversionError: nested (audio-video), empty or misshapen latents, with what to do.
+    """
+    samples = latent["samples"]
+    if getattr(samples, "is_nested", False):
+        raise InversionError("This LATENT holds several latents (video with sound). Separate them and use the video's.")
+    wanted = model.get_model_object("latent_format")
+    dimensions = 2 + wanted.latent_dimensions
+    came = f"got {samples.shape[1]} channels, shape {tuple(samples.shape)}"
+    if samples.ndim == 4 and dimensions == 5:
+        samples = samples.unsqueeze(2)  # one frame, as the host does for still images in video latents
+    if samples.ndim != dimensions:
+        medium = {3: "an audio or 1-D", 4: "an image", 5: "a video"}
+        raise InversionError(
+            f"This is {medium.get(samples.ndim, 'another')} latent in {medium.get(dimensions, 'another')} model: "
+            f"{came}, but the model takes {dimensions} dimensions. Use the VAE that belongs to the model."
+        )
+    if samples.shape[1] != wanted.latent_channels:
+        raise InversionError(
+            f"The model takes latents of {wanted.latent_channels} channels, {came}. "
+            "Encode the picture with the VAE that belongs to this model."
+        )
+    if not samples.any():
+        raise InversionError(
+            "The latent is empty (all zeros). Connect a picture's latent, from VAE Encode, not an Empty Latent Image."
+        )
+    return samples
+
+
+def scheduled_sigmas(model: Any, steps: int, scheduler: str, denoise: float) -> Tensor:
+    """The host's schedule for this model, descending; `denoise` < 1 keeps the cleaner end of a longer one."""
+    if steps < 1 or not 0 < denoise <= 1:
+        raise InversionError(
+            f"Ask for 1 step or more and a denoise above 0 and up to 1, got steps {steps} and denoise {denoise:g}."
+        )
+    sampling = model.get_model_object("model_sampling")
+    return comfy.samplers.calculate_sigmas(sampling, scheduler, int(steps / denoise))[-(steps + 1) :]
+
+
+def checked_sigmas(model: Any, sigmas: Tensor) -> Tensor:
+    """`sigmas` on the CPU.
+
+    Raises:
+        InversionError: fewer than two values, or values that do not descend or are not the model's.
+    """
+    sigmas = sigmas.detach().float().cpu().flatten()
+    if len(sigmas) < 2:
+        raise InversionError(
+            f"SIGMAS with {len(sigmas)} value(s) make no step; two or more are needed. "
+            "Check the scheduler node: denoise 0 and Split Sigmas at the end give empty SIGMAS."
+        )
+    Grid.from_sigmas(sigmas.tolist(), model_kind(model))  # says what is wrong before the model is loaded
+    return sigmas
+
+
+class InvertedNoise:
+    """A NOISE that puts any host sampler at the inverted latent, in eps and flow models, at sigma 1 too.
+
+    The host mixes noise and `latent_image` by the model's own rule before the first step; this solves that rule for the
+    noise. (A LATENT cannot do it for flow models: the host multiplies it by 1 - sigma, which is 0.)
+
+    Arguments:
+        model: the MODEL that was inverted; its sampling rule is read when the noise is asked for.
+        x: the inverted latent in the model's state space, (B, C, ...).
+        sigma: the level of `x`.
+    """
+
+    seed = 0
+
+    def __init__(self, model: Any, x: Tensor, sigma: float) -> None:
+        self.model, self.x, self.sigma = model, x.float().cpu(), sigma
+
+    def generate_noise(self, latent: dict) -> Tensor:
+        samples = latent["samples"].float().cpu()
+        if samples.ndim == self.x.ndim - 1:
+            samples = samples.unsqueeze(2)
+        if samples.shape != self.x.shape:
+            raise InversionError(
+                f"This NOISE was inverted from a latent of shape {tuple(self.x.shape)}, but the sampler works on "
+                f"{tuple(samples.shape)}. Connect the original latent, or one of its size and batch, as latent_image."
+            )
+        if samples.any():  # the host leaves all-zero latents as they are
+            samples = self.model.model.process_latent_in(samples)
+        sampling = self.model.get_model_object("model_sampling")
+        sigma_max = float(sampling.sigma_max)
+        full = math.isclose(sigma_max, self.sigma, rel_tol=1e-5) or self.sigma > sigma_max  # the host's own test
+        sigma = torch.tensor(self.sigma)
+        base = sampling.noise_scaling(sigma, torch.zeros_like(samples), samples, full)
+        gain = sampling.noise_scaling(sigma, torch.ones_like(samples), torch.zeros_like(samples), full)
+        return (self.x - base) / gain

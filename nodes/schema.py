@@ -1,0 +1,20 @@
+"""Node schemas that load on older hosts too: what a host does not know is left out."""
+
+import dataclasses
+from typing import Any
+
+from comfy_api.latest import io
+
+CATEGORY = "inversion"
+
+
+def schema(**fields: Any) -> io.Schema:
+    """`io.Schema`, without the fields this host does not have (search aliases came after 0.3.75)."""
+    known = {field.name for field in dataclasses.fields(io.Schema)}
+    return io.Schema(**{name: value for name, value in fields.items() if name in known})
+
+
+def advanced(widget: io.Input) -> io.Input:
+    """Mark an input as advanced: newer frontends fold it away, older ones ignore the mark."""
+    widget.extra_dict = {**(widget.extra_dict or {}), "advanced": True}
+    return widget
