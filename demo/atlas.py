@@ -14,9 +14,9 @@ from PIL import Image
 
 HERE = Path(__file__).parent
 COLUMNS = 20
-HEARTS = "red orange yellow green light_blue blue purple brown black grey white pink".split()
-GESTURES = "thumbs_up thumbs_down waving_hand raised_fist victory_hand OK_hand".split()
-TONES = "light medium-light medium medium-dark dark".split()
+HEARTS = ["red", "orange", "yellow", "green", "light_blue", "blue", "purple", "brown", "black", "grey", "white", "pink"]
+GESTURES = ["thumbs_up", "thumbs_down", "waving_hand", "raised_fist", "victory_hand", "OK_hand"]
+TONES = ["light", "medium-light", "medium", "medium-dark", "dark"]
 QUOTA = {
     "Smileys & Emotion": 64,
     "Animals & Nature": 90,

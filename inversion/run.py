@@ -1,5 +1,7 @@
 """The two loops: up to the noise, and down again."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -52,8 +54,9 @@ def invert(
     finite = torch.stack([state.isfinite().all() for state in trajectory])
     if not finite.all():
         i = int((~finite).nonzero()[0])
+        sigma = grid.levels[-1 - i].sigma
         raise DivergedError(
-            f"The inversion gave values that are not finite at step {i} of {grid.steps} (sigma {grid.levels[-1 - i].sigma:g}). "
+            f"The inversion gave values that are not finite at step {i} of {grid.steps} (sigma {sigma:g}). "
             "Lower cfg, use more steps, or run the model in a higher precision."
         )
     name = type(method).__name__
@@ -78,9 +81,9 @@ def sample(
         x: the state (B, C, ...) at the grid's first level.
         grid: the levels, noisiest first.
         callback: called after each step.
-        source: an inversion on the same grid. Each slope is then taken where the inversion took it and each step corrected
-            as it recorded, so that the inversion's own denoiser returns its clean latent to rounding, at no extra
-            model call; another denoiser departs from it where its predictions differ.
+        source: an inversion on the same grid. Each slope is then taken where the inversion took it and each step
+            corrected as it recorded, so that the inversion's own denoiser returns its clean latent to rounding, at no
+            extra model call; another denoiser departs from it where its predictions differ.
         mask: with `source`: 1 where the result may change, 0 where the source's own states are written back after each
             step, so that the source is kept exactly. Broadcasts against x.
 
@@ -96,7 +99,7 @@ def sample(
         )
     if mask is not None and source is None:
         raise InversionError("A mask keeps the source where it is 0, so it needs the source's inversion.")
-    for k, (upper, lower) in enumerate(zip(grid.levels[:-1], grid.levels[1:], strict=True)):
+    for k, (upper, lower) in enumerate(pairwise(grid.levels)):
         i = grid.steps - 1 - k  # the inversion's step that this one undoes
         point = x if source is None else x + source.offsets[i].to(x)
         denoised = denoiser(point, upper)

@@ -18,6 +18,7 @@ and DDIM (arXiv 2010.02502, eq. 12 with eta 0) is its Euler method. So one `slop
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from torch import Tensor
@@ -44,7 +45,7 @@ class Level:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.alpha) and math.isfinite(self.sigma) and self.alpha >= 0 and self.sigma >= 0):
             raise InversionError(
-                f"A noise level needs a finite alpha >= 0 and sigma >= 0, got alpha {self.alpha} and sigma {self.sigma}."
+                f"A noise level needs finite alpha >= 0 and sigma >= 0, got alpha {self.alpha} and sigma {self.sigma}."
             )
 
 
@@ -139,7 +140,7 @@ class Grid:
     def upward(self) -> list[tuple[Level, Level]]:
         """(cleaner, noisier) for each step of an inversion, clean end first."""
         rising = self.levels[::-1]
-        return list(zip(rising[:-1], rising[1:], strict=True))
+        return list(pairwise(rising))
 
     def unit(self, level: Level) -> float:
         """What the state is divided by in the ODE's coordinates."""

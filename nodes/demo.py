@@ -159,7 +159,7 @@ def _clip(shared: dict[str, Tensor], vocabulary: text.Vocabulary) -> comfy.sd.CL
 
 
 def _vae(codec: PatchCodec) -> comfy.sd.VAE:
-    """The host's VAE around our codec. Its pixel-space VAE is the nearest it knows: a stand-in with nothing to learn."""
+    """The host's VAE around our codec; the host builds its pixel-space VAE, which has no weights of its own, for it."""
     vae = comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)}, dtype=torch.float32)
     vae.first_stage_model = codec.eval()
     vae.patcher = comfy.model_patcher.ModelPatcher(codec, vae.patcher.load_device, vae.patcher.offload_device)
@@ -175,8 +175,8 @@ class DemoModel(io.ComfyNode):
             node_id="INV_DemoModel",
             display_name="Load Demo Model",
             category=f"{CATEGORY}/demo",
-            description="A small text-to-image model that comes with the pack (emoji on eight background colours), to try "
-            "inversion and editing without a download. Prompts look like 'red heart on blue background'.",
+            description="A small text-to-image model that comes with the pack (emoji on eight background colours), to "
+            "try inversion and editing without a download. Prompts look like 'red heart on blue background'.",
             inputs=[
                 io.Combo.Input(
                     "version",
@@ -200,7 +200,7 @@ class DemoPicture(io.ComfyNode):
             node_id="INV_DemoPicture",
             display_name="Demo Picture",
             category=f"{CATEGORY}/demo",
-            description="A 64 x 64 picture that the demo model knows, with its caption: Noto Emoji on a plain background.",
+            description="A 64 x 64 picture that the demo model knows, and its caption: Noto Emoji on a plain background.",
             inputs=[
                 io.Combo.Input("emoji", options=pictures.index()["names"], default="red heart"),
                 io.Combo.Input("background", options=list(pictures.COLOURS), default="blue"),

@@ -1,4 +1,4 @@
-"""The seam: the host's MODEL, CONDITIONING, LATENT and SIGMAS as a `Denoiser` on a `Grid`, run by the host's own guider.
+"""The seam: MODEL, CONDITIONING, LATENT and SIGMAS as a `Denoiser` on a `Grid`, run by the host's own guider.
 
 Because the guider runs it, conditioning, areas, ControlNet, LoRA, hooks, wrappers, offload, previews, progress and
 interrupts are the host's.

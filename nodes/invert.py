@@ -23,8 +23,8 @@ OUTPUTS = [
     io.Noise.Output(
         "noise",
         display_name="noise",
-        tooltip="The same as NOISE: with the original latent as latent_image and these sigmas, any host sampler starts at "
-        "the inverted latent. The only way into SamplerCustomAdvanced for flow models.",
+        tooltip="The same as NOISE: with the original latent as latent_image and these sigmas, any host sampler starts "
+        "at the inverted latent. The only way into SamplerCustomAdvanced for flow models.",
     ),
     io.Sigmas.Output("sigmas_out", display_name="sigmas", tooltip="The noise levels to come down on, descending."),
     io.String.Output("report", display_name="report", tooltip="What was done and how well it went, in plain words."),
@@ -44,8 +44,8 @@ def common_inputs() -> list[io.Input]:
             min=0.0,
             max=100.0,
             step=0.1,
-            tooltip="Guidance during the inversion. 1 is the most exact and twice as fast; keep it there unless the edit "
-            "asks for more.",
+            tooltip="Guidance during the inversion. 1 is the most exact and twice as fast; keep it unless the edit asks "
+            "for more.",
         ),
         io.Combo.Input("scheduler", options=list(comfy.samplers.SCHEDULER_NAMES), default="normal"),
         io.Float.Input(
@@ -54,7 +54,7 @@ def common_inputs() -> list[io.Input]:
             min=0.01,
             max=1.0,
             step=0.01,
-            tooltip="How far up to invert. Below 1 the latent keeps the picture's layout, and the edit can change less.",
+            tooltip="How far up to invert. Below 1 the latent keeps the picture's layout and the edit changes less.",
         ),
     ]
 

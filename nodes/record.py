@@ -1,7 +1,7 @@
 """The inversion record: what a LATENT carries from an Invert node to Edit From Latent, and when it may be trusted.
 
-It is one extra key of the LATENT dictionary, a plain dictionary of CPU tensors, numbers and strings, which the host's own
-nodes pass on untouched (Save Latent does not).
+It is one extra key of the LATENT dictionary, a plain dictionary of CPU tensors, numbers and strings, which the host's
+own nodes pass on untouched (Save Latent does not).
 """
 
 import math

@@ -1,4 +1,4 @@
-"""A ComfyUI server over HTTP, as the browser talks to it: queue a graph, wait, fetch what came out. Standard library only."""
+"""A ComfyUI server over HTTP, as the browser talks to it: queue a graph, wait, fetch what came out."""
 
 from __future__ import annotations
 

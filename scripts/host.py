@@ -557,8 +557,8 @@ def _main() -> int:
     elif options.command == "run":
         if not options.script.is_file():
             raise HostError(f"There is no script {options.script}.")
-        command = [str(host.python), str(options.script), *options.arguments]
-        return subprocess.run(command, env=host.environment()).returncode
+        script = [str(host.python), str(options.script), *options.arguments]
+        return subprocess.run(script, env=host.environment()).returncode
     else:
         base = options.base or folder() / "base"
         say(f"ComfyUI {host.version} starts with the folders of {base}; this takes about half a minute.")

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from torch import Tensor
+
 from ..errors import InversionError
 from ..schedule import Grid, Level
 from ..step import ImplicitStep, Method, StepResult
@@ -55,7 +57,7 @@ class EasyInv:
         steps = self.window(count)
         if not steps:
             return [
-                f"EasyInv's window (start {self.start:g}, length {self.length:g}) touches none of the {count} steps, so "
+                f"EasyInv's window (start {self.start:g}, length {self.length:g}) touches none of the {count} steps: "
                 "this is plain DDIM inversion. Use more steps or a wider window."
             ]
         span = f"step {steps[0] + 1}" if len(steps) == 1 else f"steps {steps[0] + 1} to {steps[-1] + 1}"
@@ -65,22 +67,18 @@ class EasyInv:
         ]
 
     def step(self, problem: ImplicitStep, memory: Any = None) -> StepResult:
-        previous, base_memory = (None, None) if memory is None else memory
-        grid = problem.grid
+        earlier, base_memory = (None, None) if memory is None else memory
         result = self.base.step(problem, base_memory)
-        blends = problem.index in self.window(problem.count)
-        if self.placement == "after":
-            x, origin = result.x, problem.x
-            if blends:
+        grid, x, origin = problem.grid, result.x, problem.x
+        if problem.index in self.window(problem.count):
+            if self.placement == "after":
                 x = self._blend(grid, x, problem.upper, origin / grid.native(problem.lower))
-        else:
-            x, origin = result.x, problem.x
-            if blends:
-                origin = self._blend(grid, origin, problem.lower, previous)
+            else:
+                origin = self._blend(grid, origin, problem.lower, earlier)
                 x = problem.land(result.slope, origin)
         carry = (origin / grid.native(problem.lower), result.memory)
         return StepResult(x, result.point, result.slope, result.residual, result.calls, carry)
 
-    def _blend(self, grid: Grid, x: Any, level: Level, earlier: Any) -> Any:
+    def _blend(self, grid: Grid, x: Tensor, level: Level, earlier: Tensor) -> Tensor:
         """`x` at `level`, blended with an earlier latent given in native scale."""
         return self.eta * x + (1 - self.eta) * earlier * grid.native(level)
