@@ -189,7 +189,8 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         decay = min(EMA, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.ema.values()), list(self.trained.state_dict().values()), 1 - decay)
+        for name, value in self.trained.state_dict().items():
+            self.ema[name].lerp_(value, 1 - decay)
         return float(loss.detach())
 
     @torch.no_grad()

@@ -200,7 +200,7 @@ class DemoPicture(io.ComfyNode):
             node_id="INV_DemoPicture",
             display_name="Demo Picture",
             category=f"{CATEGORY}/demo",
-            description="A 64 x 64 picture that the demo model knows, and its caption: Noto Emoji on a plain background.",
+            description="A 64 x 64 picture that the demo model knows, and its caption: Noto Emoji, plain background.",
             inputs=[
                 io.Combo.Input("emoji", options=pictures.index()["names"], default="red heart"),
                 io.Combo.Input("background", options=list(pictures.COLOURS), default="blue"),

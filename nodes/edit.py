@@ -65,8 +65,8 @@ class EditFromLatent(io.ComfyNode):
             sigmas = torch.tensor([level.sigma for level in source.grid.levels])
         elif sigmas is None:
             raise InversionError(
-                f"{' '.join(remarks)} Without a record the noise levels are not known: connect the Invert node's sigmas, "
-                "or its latent directly."
+                f"{' '.join(remarks)} Without a record the noise levels are not known: connect the Invert node's "
+                "SIGMAS, or its latent directly."
             )
         sigmas = host.checked_sigmas(model, sigmas)
         if mask is not None and source is None:

@@ -44,8 +44,8 @@ def common_inputs() -> list[io.Input]:
             min=0.0,
             max=100.0,
             step=0.1,
-            tooltip="Guidance during the inversion. 1 is the most exact and twice as fast; keep it unless the edit asks "
-            "for more.",
+            tooltip="Guidance during the inversion. 1 is the most exact and twice as fast; keep it unless the edit "
+            "asks for more.",
         ),
         io.Combo.Input("scheduler", options=list(comfy.samplers.SCHEDULER_NAMES), default="normal"),
         io.Float.Input(

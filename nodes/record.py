@@ -89,5 +89,6 @@ def mask_for(latent: dict, samples: torch.Tensor) -> torch.Tensor | None:
         raise InversionError(
             f"The mask has a batch of {mask.shape[0]}, the latent of {samples.shape[0]}. Use one mask, or one for each."
         )
-    mask = torch.nn.functional.interpolate(mask, size=(height, width), mode="bilinear", antialias=True).clamp(0, 1)
+    # The mean over each latent cell: a cell that the mask does not touch stays exactly 0.
+    mask = torch.nn.functional.interpolate(mask, size=(height, width), mode="area").clamp(0, 1)
     return mask.reshape(mask.shape[0], 1, *[1] * (samples.ndim - 4), height, width)

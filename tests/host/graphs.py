@@ -1,0 +1,104 @@
+"""Short names for calling the host's and the pack's nodes in process, on the demo model."""
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.supported_models
+import torch
+from torch import Tensor
+
+EASYINV = {
+    "steps": 20,
+    "cfg": 1.0,
+    "scheduler": "normal",
+    "denoise": 1.0,
+    "preset": "auto",
+    "eta": 0.5,
+    "start": 0.05,
+    "length": 0.2,
+    "placement": "after",
+    "check": False,
+}
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+@dataclass
+class Bench:
+    """One model with prompts and a picture's latent, and the nodes to use on it."""
+
+    pack: ModuleType
+    model: Any
+    positive: Any
+    other: Any
+    negative: Any
+    latent: dict
+
+    def invert(self, **inputs: Any) -> tuple[dict, Any, Tensor, str]:
+        """(LATENT, NOISE, SIGMAS, report) of Invert Image (EasyInv)."""
+        given = {"model": self.model, "positive": self.positive, "latent": self.latent, **EASYINV, **inputs}
+        with torch.inference_mode():
+            return self.pack.nodes.invert.InvertEasyInv.execute(**given).args
+
+    def edit(self, **inputs: Any) -> tuple[dict, str]:
+        """(LATENT, report) of Edit From Latent."""
+        given = {"model": self.model, "positive": self.positive, "cfg": 1.0, **inputs}
+        with torch.inference_mode():
+            return self.pack.nodes.edit.EditFromLatent.execute(**given).args
+
+
+def demo(pack: ModuleType, version: str) -> Bench:
+    """The demo model with its red heart on blue."""
+    import nodes
+
+    with torch.inference_mode():
+        model, clip, vae = pack.nodes.demo.load(version)
+        picture, caption = pack.nodes.demo.DemoPicture.execute("red heart", "blue").args
+        positive, other, negative = (
+            nodes.CLIPTextEncode().encode(clip, text)[0] for text in (caption, "green heart on white background", "")
+        )
+        latent = nodes.VAEEncode().encode(vae, picture)[0]
+    return Bench(pack, model, positive, other, negative, latent)
+
+
+def micro(pack: ModuleType, model_type: str) -> Bench:
+    """A random-weight Stable Diffusion UNet of 0.2 M parameters in the host's own classes: eps, v or EDM."""
+    kind = getattr(comfy.model_base.ModelType, model_type)
+
+    class Config(comfy.supported_models.SD15):
+        unet_extra_config = {"num_heads": 2, "num_head_channels": -1}
+
+        def model_type(self, state_dict: dict, prefix: str = "") -> Any:
+            return kind
+
+    unet = {
+        "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1],
+        "channel_mult": [1], "transformer_depth": [1], "transformer_depth_output": [1, 1],
+        "transformer_depth_middle": 1, "context_dim": 16, "use_spatial_transformer": True, "legacy": False,
+        "use_linear_in_transformer": False, "adm_in_channels": None, "use_checkpoint": False,
+        "use_temporal_resblock": False, "use_temporal_attention": False,
+    }  # fmt: skip
+    config = Config(unet)
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({}, "")
+    random = torch.Generator().manual_seed(0)
+    weights = {}
+    for name, value in model.diffusion_model.state_dict().items():
+        scale = 1.0 if value.ndim < 2 else value[0].numel() ** -0.5
+        weights[name] = torch.randn(value.shape, generator=random) * scale
+        if value.ndim < 2:
+            weights[name] = torch.ones_like(value) if name.endswith("weight") else weights[name] * 0.02
+    weights["out.2.weight"] *= 0.05  # a gentle ODE, as a trained model's is
+    model.diffusion_model.load_state_dict(weights)
+    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    device = comfy.model_management.get_torch_device()
+    mp = patcher(model, load_device=device, offload_device=comfy.model_management.unet_offload_device())
+    prompts = [[[torch.randn(1, 7, 16, generator=random), {}]] for _ in range(3)]
+    latent = {"samples": torch.randn(1, 4, 8, 8, generator=random) * 4}
+    return Bench(pack, mp, *prompts, latent)

@@ -1,0 +1,259 @@
+"""Invert Image (EasyInv) and Edit From Latent on the host's own objects, on a trained eps-family and a flow model."""
+
+import math
+
+import comfy.sample
+import comfy.samplers
+import nodes
+import pytest
+import torch
+from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
+from graphs import Bench, demo, micro, relative
+
+VERSIONS = ("eps", "flow")
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def bench(request, pack) -> Bench:
+    return demo(pack, request.param)
+
+
+@pytest.fixture(scope="module")
+def flow(pack) -> Bench:
+    return demo(pack, "flow")
+
+
+@pytest.fixture(scope="module")
+def eps(pack) -> Bench:
+    return demo(pack, "eps")
+
+
+def host_euler(bench: Bench, noise, latent: dict, sigmas: torch.Tensor, cfg: float = 1.0) -> torch.Tensor:
+    """SamplerCustomAdvanced with the host's own Euler sampler."""
+    guider = comfy.samplers.CFGGuider(bench.model)
+    guider.set_conds(bench.positive, bench.negative)
+    guider.set_cfg(cfg)
+    with torch.inference_mode():
+        out = SamplerCustomAdvanced.execute(noise, guider, comfy.samplers.sampler_object("euler"), sigmas, latent)
+    return out.args[0]["samples"]
+
+
+@pytest.mark.parametrize("steps", [4, 10, 20, 50])
+def test_same_prompt_gives_the_source_back_exactly(bench: Bench, steps: int) -> None:
+    latent, _, _, report = bench.invert(steps=steps)
+    back, edit_report = bench.edit(latent=latent)
+    assert relative(back["samples"], bench.latent["samples"]) <= 1e-5
+    assert f"{steps} model calls" in report
+    assert f"{steps} model calls" in edit_report
+    assert "inversion" not in back
+
+
+@pytest.mark.parametrize("placement", ["after", "before"])
+@pytest.mark.parametrize("denoise", [0.5, 1.0])
+def test_exact_for_both_placements_partial_and_guided(bench: Bench, placement: str, denoise: float) -> None:
+    """Guided too: at the inversion's own cfg and prompts the record is exact, whatever cfg was."""
+    latent, _, sigmas, _ = bench.invert(
+        placement=placement, denoise=denoise, cfg=2.0, negative=bench.negative, steps=8, preset="custom", length=0.5
+    )
+    back, _ = bench.edit(latent=latent, cfg=2.0, negative=bench.negative)
+    assert relative(back["samples"], bench.latent["samples"]) <= 1e-5
+    assert len(sigmas) == 9
+    assert (float(sigmas[0]) < float(bench.model.get_model_object("model_sampling").sigma_max)) == (denoise < 1)
+
+
+@pytest.mark.parametrize("steps", [4, 20])
+def test_noise_puts_the_hosts_sampler_at_the_inverted_latent(bench: Bench, steps: int) -> None:
+    latent, noise, sigmas, _ = bench.invert(steps=steps)
+    theirs = host_euler(bench, noise, bench.latent, sigmas)
+    plain = {"samples": latent["samples"]}
+    ours, report = bench.edit(latent=plain, sigmas=sigmas)
+    assert torch.isfinite(theirs).all()
+    assert relative(theirs, ours["samples"]) <= 1e-4
+    assert "no inversion record" in report
+
+
+def test_without_a_record_it_is_the_hosts_euler_from_that_latent(eps: Bench) -> None:
+    """Eps models take a latent as it stands, so KSampler itself can be compared."""
+    latent, _, sigmas, _ = eps.invert(steps=10)
+    plain = {"samples": latent["samples"]}
+    ours, _ = eps.edit(latent=plain, sigmas=sigmas, cfg=3.0, negative=eps.negative, positive=eps.other)
+    with torch.inference_mode():
+        theirs = nodes.KSamplerAdvanced().sample(
+            eps.model, "disable", 0, 10, 3.0, "euler", "normal", eps.other, eps.negative, plain, 0, 10000, "disable"
+        )[0]["samples"]
+    assert relative(ours["samples"], theirs) <= 1e-5
+
+
+def test_without_a_record_below_sigma_1_flow_is_the_hosts_euler(flow: Bench) -> None:
+    """The host scales a flow latent by 1 - sigma on the way in; undo that and its Euler must agree with ours."""
+    latent, _, sigmas, _ = flow.invert(steps=10, denoise=0.7)
+    state = flow.model.model.process_latent_in(latent["samples"])
+    given = {"samples": flow.model.model.process_latent_out(state / (1 - float(sigmas[0])))}
+    theirs = host_euler(flow, Zero(), given, sigmas)
+    ours, _ = flow.edit(latent={"samples": latent["samples"]}, sigmas=sigmas)
+    assert relative(ours["samples"], theirs) <= 1e-5
+
+
+class Zero:
+    seed = 0
+
+    def generate_noise(self, latent: dict) -> torch.Tensor:
+        return torch.zeros_like(latent["samples"])
+
+
+def test_twice_is_bit_identical_and_the_model_is_as_before(bench: Bench) -> None:
+    def ksampler() -> torch.Tensor:
+        empty = {"samples": torch.zeros_like(bench.latent["samples"])}
+        with torch.inference_mode():
+            return nodes.KSampler().sample(
+                bench.model, 7, 4, 2.0, "euler", "normal", bench.other, bench.negative, empty, 1.0
+            )[0]["samples"]
+
+    before = ksampler()
+    options = str(bench.model.model_options)
+    runs = []
+    for _ in range(2):
+        latent, noise, sigmas, _ = bench.invert(steps=6, cfg=1.5, negative=bench.negative)
+        edited, _ = bench.edit(latent=latent, positive=bench.other, cfg=3.0, negative=bench.negative)
+        runs.append((latent["samples"], edited["samples"], noise.generate_noise(bench.latent), sigmas))
+    for first, second in zip(*runs, strict=True):
+        assert torch.equal(first, second)
+    assert torch.equal(ksampler(), before)
+    assert str(bench.model.model_options) == options
+
+
+def test_inputs_are_not_written_to(bench: Bench) -> None:
+    kept = bench.latent["samples"].clone()
+    latent, _, _, _ = bench.invert(steps=3)
+    assert torch.equal(bench.latent["samples"], kept)
+    assert set(bench.latent) == {"samples"}
+    inverted = latent["samples"].clone()
+    bench.edit(latent=latent)
+    assert torch.equal(latent["samples"], inverted)
+    assert "inversion" in latent
+
+
+def test_a_new_prompt_makes_the_edit(bench: Bench) -> None:
+    """The edited picture is nearer to the real green heart on white than to the source; the truth is a file."""
+    pictures = bench.pack.nodes.demo.pictures
+    latent, _, _, _ = bench.invert()
+    edited, _ = bench.edit(latent=latent, positive=bench.other, cfg=3.0, negative=bench.negative)
+    _, _, vae = bench.pack.nodes.demo.load("flow")
+    with torch.inference_mode():
+        image = vae.decode(edited["samples"])[0]
+    names = [(e, c) for e in ("red heart", "green heart", "blue heart", "tiger face") for c in pictures.COLOURS]
+    errors = {pair: float((image - torch.from_numpy(pictures.picture(*pair))).square().mean()) for pair in names}
+    assert min(errors, key=errors.__getitem__) == ("green heart", "white")
+
+
+def test_a_mask_keeps_everything_outside_it(bench: Bench) -> None:
+    latent, _, _, _ = bench.invert(steps=8)
+    mask = torch.zeros(1, 64, 64)
+    mask[..., :32] = 1
+    edited, report = bench.edit(
+        latent={**latent, "noise_mask": mask}, positive=bench.other, cfg=3.0, negative=bench.negative
+    )
+    difference = (edited["samples"] - bench.latent["samples"]).abs()
+    assert float(difference[..., 8:].max()) <= 1e-5
+    assert float(difference[..., :8].mean()) > 0.05
+    assert "50%" in report
+
+
+def test_batches_and_odd_sizes(bench: Bench) -> None:
+    pictures = bench.pack.nodes.demo.pictures
+    samples = torch.cat([bench.latent["samples"], -bench.latent["samples"], bench.latent["samples"] * 0.5])
+    samples = torch.nn.functional.pad(samples, (0, 3, 0, 1))
+    latent, _, _, _ = bench.invert(latent={"samples": samples, "batch_index": [0, 1, 2]}, steps=5)
+    alone, _, _, _ = bench.invert(latent={"samples": samples[1:2]}, steps=5)
+    assert relative(latent["samples"][1:2], alone["samples"]) <= 1e-5
+    back, _ = bench.edit(latent=latent)
+    assert relative(back["samples"], samples) <= 1e-5
+    assert back["batch_index"] == [0, 1, 2]
+    assert len(pictures.COLOURS) == 8
+
+
+@pytest.mark.parametrize("model_type", ["EPS", "V_PREDICTION", "EDM"])
+def test_stable_diffusions_own_parameterisations(pack, model_type: str) -> None:
+    bench = micro(pack, model_type)
+    latent, noise, sigmas, _ = bench.invert(scheduler="karras", preset="SDXL")
+    back, _ = bench.edit(latent=latent)
+    assert relative(back["samples"], bench.latent["samples"]) <= 1e-5
+    theirs = host_euler(bench, noise, bench.latent, sigmas)
+    ours, _ = bench.edit(latent={"samples": latent["samples"]}, sigmas=sigmas)
+    assert relative(theirs, ours["samples"]) <= 1e-4
+
+
+def test_reports_say_what_happened(bench: Bench) -> None:
+    assert "touches none of the 4 steps" in bench.invert(steps=4)[3]
+    assert "Preset auto chose SD1.x" in bench.invert(steps=5)[3]
+    checked = bench.invert(steps=10, check=True)[3]
+    assert " dB (10 more model calls)" in checked
+    assert ("shows no flow model" in checked) == (bench.invert.__self__.model.model.model_type.name == "FLOW")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"steps": 0}, "1 step or more.*steps 0"),
+        ({"denoise": 0.0}, "denoise"),
+        ({"sigmas": torch.tensor([])}, r"SIGMAS with 0 value\(s\)"),
+        ({"sigmas": torch.tensor([1.0])}, r"SIGMAS with 1 value\(s\)"),
+        ({"sigmas": torch.tensor([0.0, 0.5, 1.0])}, "must descend"),
+        ({"sigmas": torch.tensor([14.6, 1.0, 0.0])}, "0 to 1, got 14.6"),
+        ({"preset": "custom", "eta": 1.5}, "eta must lie between 0 and 1, got 1.5"),
+        ({"cfg": 3.0}, "`negative` is not connected"),
+        ({"latent": {"samples": torch.ones(1, 4, 16, 16)}}, "16 channels, got 4"),
+        ({"latent": {"samples": torch.ones(1, 16, 3, 8, 8)}}, "video latent in an image model"),
+        ({"latent": {"samples": torch.zeros(1, 16, 16, 16)}}, "empty"),
+        ({"latent": {"samples": torch.full((1, 16, 16, 16), math.nan)}}, "NaN"),
+    ],
+)
+def test_bad_input_is_named_with_what_to_do(flow: Bench, inputs: dict, message: str) -> None:
+    with pytest.raises(flow.pack.inversion.InversionError, match=message):
+        flow.invert(**inputs)
+
+
+def test_a_record_is_used_only_where_it_fits(flow: Bench, eps: Bench) -> None:
+    error = flow.pack.inversion.InversionError
+    latent, _, sigmas, _ = flow.invert(steps=4)
+    with pytest.raises(error, match=r"another kind of model \(flow.*than this one \(ve"):
+        eps.edit(latent=latent)
+    with pytest.raises(error, match="no longer what was inverted.*SIGMAS"):
+        flow.edit(latent={**latent, "samples": latent["samples"] * 1.1})
+    with pytest.raises(error, match="no longer what was inverted"):
+        flow.edit(latent={**latent, "samples": latent["samples"].repeat(2, 1, 1, 1)})
+    _, report = flow.edit(latent={**latent, "samples": latent["samples"] * 1.1}, sigmas=sigmas)
+    assert "was not used" in report
+    with pytest.raises(error, match="format 99"):
+        flow.edit(latent={**latent, "inversion": {**latent["inversion"], "format": 99}})
+    with pytest.raises(error, match="no inversion record"):
+        flow.edit(latent={"samples": latent["samples"]})
+    with pytest.raises(error, match="mask is 64 x 32"):
+        flow.edit(latent={**latent, "noise_mask": torch.ones(1, 32, 64)})
+    with pytest.raises(error, match="batch of 2"):
+        flow.edit(latent={**latent, "noise_mask": torch.ones(2, 64, 64)})
+    with pytest.raises(error, match="needs a record"):
+        flow.edit(latent={"samples": latent["samples"], "noise_mask": torch.ones(1, 64, 64)}, sigmas=sigmas)
+
+
+def test_noise_refuses_another_size(flow: Bench) -> None:
+    _, noise, _, _ = flow.invert(steps=2)
+    with pytest.raises(flow.pack.inversion.InversionError, match=r"\(1, 16, 16, 16\).*\(2, 16, 16, 16\)"):
+        noise.generate_noise({"samples": torch.ones(2, 16, 16, 16)})
+
+
+def test_interrupts_pass_through(flow: Bench) -> None:
+    import comfy.model_management
+
+    def interrupt(executor, *args, **kwargs):
+        comfy.model_management.interrupt_current_processing()
+        return executor(*args, **kwargs)
+
+    model = flow.model.clone()
+    wrapper = comfy.patcher_extension.WrappersMP.APPLY_MODEL
+    model.add_wrapper_with_key(wrapper, "test", interrupt)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        flow.invert(model=model, steps=3)
+    comfy.model_management.interrupt_current_processing(False)
+    back, _ = flow.edit(latent=flow.invert(steps=3)[0])
+    assert relative(back["samples"], flow.latent["samples"]) <= 1e-5
