@@ -34,7 +34,7 @@ from demo.codec import PatchCodec  # noqa: E402
 
 WEIGHTS = Path(__file__).parent / "weights"
 CACHE = Path(__file__).parents[1] / ".cache" / "demo"
-STEPS = {"flow": 3000, "vprediction": 2000}
+STEPS = {"flow": 3000, "vprediction": 1500}
 LEARNING_RATE = {"flow": 8e-4, "vprediction": 4e-4}
 BATCH = 64
 CAPTION_DROPOUT = 0.1
@@ -268,7 +268,7 @@ def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("version", choices=list(STEPS))
-    parser.add_argument("--steps", type=int, help="default: 3000 for flow, 2000 for vprediction")
+    parser.add_argument("--steps", type=int, help="default: 3000 for flow, 1500 for vprediction")
     options = parser.parse_args(arguments)
     trainer = Trainer(options.version, options.steps or STEPS[options.version])
     trainer.resume()

@@ -10,7 +10,7 @@ Pure PyTorch; knows no host. A denoiser is any callable (x, level) -> estimate o
 """
 
 from .errors import DivergedError, InversionError
-from .methods import DDIM, EasyInv
+from .methods import DDIM, EasyInv, FixedPoint, GuidedNewton, Rex
 from .metrics import psnr
 from .result import Inversion
 from .run import invert, sample
@@ -23,12 +23,15 @@ __all__ = [
     "Denoiser",
     "DivergedError",
     "EasyInv",
+    "FixedPoint",
     "Grid",
+    "GuidedNewton",
     "ImplicitStep",
     "Inversion",
     "InversionError",
     "Level",
     "Method",
+    "Rex",
     "StepResult",
     "invert",
     "psnr",

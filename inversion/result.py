@@ -1,16 +1,23 @@
 """What an inversion leaves behind: the inverted latent, the way it came, and a verdict in plain words."""
 
+import json
+import math
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import InversionError
 from .schedule import Grid, Level
 
 FORMAT = 1
+LARGEST_HEADER = 1 << 20  # bytes; a record of 1000 steps has about 60 thousand
 
 
 @dataclass(frozen=True)
@@ -28,8 +35,10 @@ class Inversion:
             of the batch: (N,). 0 at the exact inverse.
         calls: model calls of each step.
         method: the method's name.
+        tolerance: the residual that was asked for; 0 where none was.
         notes: what the method has to say about this run.
-        converged: whether every step met the tolerance that was asked for; None where none was asked for.
+        noise: the fixed noise of an ancestral grid, in sampling order: (N, B, C, ...).
+        partner: the second state of a two-state method at the noisy end, (B, C, ...).
     """
 
     grid: Grid
@@ -39,32 +48,50 @@ class Inversion:
     residuals: Tensor
     calls: tuple[int, ...]
     method: str
+    tolerance: float = 0.0
     notes: tuple[str, ...] = ()
-    converged: bool | None = None
+    noise: Tensor | None = None
+    partner: Tensor | None = None
 
     @property
     def latent(self) -> Tensor:
         """The inverted latent x_T, (B, C, ...)."""
         return self.trajectory[-1]
 
+    @property
+    def converged(self) -> bool | None:
+        """Whether every step met the tolerance that was asked for; None where none was."""
+        return bool((self.residuals <= self.tolerance).all()) if self.tolerance > 0 else None
+
     def report(self) -> str:
         """What was done and how well it went, in plain words."""
-        steps, worst = self.grid.steps, int(self.residuals.argmax())
+        steps, calls = self.grid.steps, sum(self.calls)
+        worst = int(self.residuals.argmax())
+        largest = float(self.residuals[worst])
         lines = [
             f"{self.method}: {steps} steps from sigma {self.grid.levels[-1].sigma:.4g} to "
-            f"{self.grid.levels[0].sigma:.4g}, {sum(self.calls)} model calls.",
+            f"{self.grid.levels[0].sigma:.4g}, {calls} model calls.",
             *self.notes,
             f"Residual per step (0 = exact inverse): mean {float(self.residuals.mean()):.1e}, "
-            f"worst {float(self.residuals[worst]):.1e} at step {worst + 1}.",
+            f"worst {largest:.1e} at step {worst + 1}.",
         ]
+        if self.converged:
+            lines.append(f"Every step converged to {self.tolerance:.1e}.")
+        elif self.converged is False:
+            missed = int((self.residuals > self.tolerance).sum())
+            lines.append(
+                f"{missed} of {steps} steps did not converge to {self.tolerance:.1e} (residual {largest:.1e}): "
+                "lower cfg toward 1, use more steps or iterations, or Anderson acceleration."
+            )
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dictionary of tensors, numbers and strings, for `from_dict`."""
-        levels = [(level.alpha, level.sigma, level.timestep) for level in self.grid.levels]
-        return {
+        levels = [[level.alpha, level.sigma, level.timestep] for level in self.grid.levels]
+        record = {
             "format": FORMAT,
             "kind": self.grid.kind,
+            "ancestral": self.grid.ancestral,
             "levels": levels,
             "trajectory": self.trajectory,
             "offsets": self.offsets,
@@ -72,9 +99,11 @@ class Inversion:
             "residuals": self.residuals,
             "calls": list(self.calls),
             "method": self.method,
+            "tolerance": self.tolerance,
             "notes": list(self.notes),
-            "converged": self.converged,
         }
+        optional = {"noise": self.noise, "partner": self.partner}
+        return record | {name: value for name, value in optional.items() if value is not None}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "Inversion":
@@ -90,25 +119,55 @@ class Inversion:
             )
         try:
             inversion = cls(
-                grid=Grid(tuple(Level(*level) for level in record["levels"]), record["kind"]),
+                grid=Grid(tuple(Level(*level) for level in record["levels"]), record["kind"], record["ancestral"]),
                 trajectory=record["trajectory"],
                 offsets=record["offsets"],
                 corrections=record["corrections"],
                 residuals=record["residuals"],
                 calls=tuple(record["calls"]),
-                method=record["method"],
-                notes=tuple(record["notes"]),
-                converged=record["converged"],
+                method=str(record["method"]),
+                tolerance=float(record["tolerance"]),
+                notes=tuple(str(note) for note in record["notes"]),
+                noise=record.get("noise"),
+                partner=record.get("partner"),
             )
-            steps, state = inversion.grid.steps, inversion.trajectory.shape[1:]
-            expected = {"trajectory": (steps + 1, *state), "offsets": (steps, *state), "corrections": (steps, *state)}
-            for name, shape in (expected | {"residuals": (steps,)}).items():
-                came = tuple(getattr(inversion, name).shape)
-                if came != shape or not getattr(inversion, name).is_floating_point():
-                    raise InversionError(f"This inversion record is damaged: {name} has shape {came}, not {shape}.")
+            _check_shapes(inversion)
         except (KeyError, TypeError, AttributeError) as error:
             raise InversionError(f"This inversion record is damaged ({error!r}). Invert the picture again.") from error
         return inversion
+
+    def save(self, path: str | Path) -> None:
+        """Write the inversion as one safetensors file: the tensors, and the rest as JSON in its header."""
+        record = self.to_dict()
+        tensors = {name: value.contiguous().cpu() for name, value in record.items() if isinstance(value, Tensor)}
+        rest = {name: value for name, value in record.items() if not isinstance(value, Tensor)}
+        save_file(tensors, path, {"inversion": json.dumps(rest)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Inversion":
+        """Read what `save` wrote.
+
+        Raises:
+            InversionError: anything else, with what was found.
+        """
+        try:
+            with open(path, "rb") as file:
+                start = file.read(8)
+            if len(start) < 8 or struct.unpack("<Q", start)[0] > LARGEST_HEADER:
+                raise InversionError(f"{path} is not an inversion: it does not start like one of this pack's files.")
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                if "inversion" not in metadata:
+                    raise InversionError(
+                        f"{path} is a safetensors file, but not an inversion: its header holds "
+                        f"{', '.join(metadata) or 'no metadata'}. Save one with Inversion.save."
+                    )
+                record = json.loads(metadata["inversion"]) | {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError, ValueError, TypeError) as error:
+            if isinstance(error, InversionError):
+                raise
+            raise InversionError(f"{path} cannot be read as an inversion: {error}") from error
+        return cls.from_dict(record)
 
 
 def record_memory(x: Tensor, steps: int, device: torch.device | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -117,3 +176,26 @@ def record_memory(x: Tensor, steps: int, device: torch.device | None) -> tuple[T
     shapes = [(steps + 1, *x.shape), (steps, *x.shape), (steps, *x.shape)]
     trajectory, offsets, corrections = (torch.empty(shape, dtype=x.dtype, device=where) for shape in shapes)
     return trajectory, offsets, corrections
+
+
+def _check_shapes(inversion: Inversion) -> None:
+    steps, state = inversion.grid.steps, tuple(inversion.trajectory.shape[1:])
+    expected = {
+        "trajectory": (steps + 1, *state),
+        "offsets": (steps, *state),
+        "corrections": (steps, *state),
+        "residuals": (steps,),
+    }
+    if inversion.grid.ancestral:
+        expected["noise"] = (steps, *state)
+    if inversion.partner is not None:
+        expected["partner"] = state
+    for name, shape in expected.items():
+        value = getattr(inversion, name)
+        if tuple(value.shape) != shape or not value.is_floating_point():
+            raise InversionError(
+                f"This inversion record is damaged: {name} is {value.dtype} of shape {tuple(value.shape)}, not "
+                f"floating point of {shape}. Invert the picture again."
+            )
+    if len(inversion.calls) != steps or not math.isfinite(inversion.tolerance):
+        raise InversionError(f"This inversion record is damaged: {len(inversion.calls)} call counts for {steps} steps.")

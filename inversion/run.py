@@ -1,5 +1,6 @@
 """The two loops: up to the noise, and down again."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -19,6 +20,7 @@ def invert(
     method: Method,
     *,
     callback: Callback | None = None,
+    noise: Sequence[Tensor] | Tensor | None = None,
     store: torch.device | None = None,
 ) -> Inversion:
     """Find the noise from which `sample` comes back to `x0`.
@@ -29,23 +31,27 @@ def invert(
         grid: the sampler's levels, noisiest first; the last one is the level of `x0`.
         method: how to solve each step.
         callback: called after each step.
+        noise: for ancestral grids: the fixed noise of each step, in sampling order, each of the shape of `x0`.
         store: device for the record; default that of `x0`. The CPU saves accelerator memory.
 
     Raises:
         InversionError: `x0` is not a finite floating-point batch.
         DivergedError: the model gave NaN or infinity; says at which step.
     """
-    x = _state(x0, "The latent to invert")
+    x = clean = _state(x0, "The latent to invert")
     trajectory, offsets, corrections = record_memory(x, grid.steps, store)
     trajectory[0] = x
-    residuals, calls, memory = [], [], None
+    fixed = _noise(noise, grid, x)
+    residuals, calls, memory, partner = [], [], None, None
     for i, (lower, upper) in enumerate(grid.upward()):
-        problem = ImplicitStep(denoiser, grid, x, lower, upper, i, grid.steps)
+        added = None if fixed is None else fixed[grid.steps - 1 - i].to(x)
+        known, level = grid.without_noise(x, upper, lower, added)
+        problem = ImplicitStep(denoiser, grid, known, level, upper, i, grid.steps, x, clean)
         result = method.step(problem, memory)
-        memory = result.memory
+        memory, partner = result.memory, result.partner
         trajectory[i + 1] = result.x
         offsets[i] = result.point - result.x
-        corrections[i] = x - grid.move(result.x, upper, lower, result.slope)
+        corrections[i] = x - grid.descend(result.x, upper, lower, result.slope, added)
         residuals.append(result.residual.amax())
         calls.append(result.calls)
         x = result.x
@@ -59,9 +65,19 @@ def invert(
             f"The inversion gave values that are not finite at step {i} of {grid.steps} (sigma {sigma:g}). "
             "Lower cfg, use more steps, or run the model in a higher precision."
         )
-    name = type(method).__name__
-    notes = tuple(method.notes(grid.steps))
-    return Inversion(grid, trajectory, offsets, corrections, torch.stack(residuals).cpu(), tuple(calls), name, notes)
+    return Inversion(
+        grid,
+        trajectory,
+        offsets,
+        corrections,
+        torch.stack(residuals).cpu(),
+        tuple(calls),
+        method=type(method).__name__,
+        tolerance=method.tolerance,
+        notes=tuple(method.notes(grid.steps)),
+        noise=None if fixed is None else fixed.to(trajectory),
+        partner=None if partner is None else partner.to(trajectory),
+    )
 
 
 @torch.no_grad()
@@ -71,6 +87,7 @@ def sample(
     grid: Grid,
     *,
     callback: Callback | None = None,
+    noise: Sequence[Tensor] | Tensor | None = None,
     source: Inversion | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
@@ -81,6 +98,7 @@ def sample(
         x: the state (B, C, ...) at the grid's first level.
         grid: the levels, noisiest first.
         callback: called after each step.
+        noise: for ancestral grids: the fixed noise of each step, in sampling order; default the source's.
         source: an inversion on the same grid. Each slope is then taken where the inversion took it and each step
             corrected as it recorded, so that the inversion's own denoiser returns its clean latent to rounding, at no
             extra model call; another denoiser departs from it where its predictions differ.
@@ -99,11 +117,15 @@ def sample(
         )
     if mask is not None and source is None:
         raise InversionError("A mask keeps the source where it is 0, so it needs the source's inversion.")
+    if noise is None and source is not None:
+        noise = source.noise
+    fixed = _noise(noise, grid, x)
     for k, (upper, lower) in enumerate(pairwise(grid.levels)):
         i = grid.steps - 1 - k  # the inversion's step that this one undoes
         point = x if source is None else x + source.offsets[i].to(x)
         denoised = denoiser(point, upper)
-        x = grid.move(x, upper, lower, grid.slope(point, denoised, upper))
+        added = None if fixed is None else fixed[k].to(x)
+        x = grid.descend(x, upper, lower, grid.slope(point, denoised, upper), added)
         if source is not None:
             x = x + source.corrections[i].to(x)
             if mask is not None:
@@ -111,6 +133,26 @@ def sample(
         if callback is not None:
             callback(k, grid.steps, x, denoised)
     return x
+
+
+def _noise(noise: Sequence[Tensor] | Tensor | None, grid: Grid, x: Tensor) -> Tensor | None:
+    """The fixed noise as one tensor (N, B, C, ...), or None for grids that take none."""
+    if not grid.ancestral:
+        if noise is not None:
+            raise InversionError("This grid adds no noise; only an ancestral one takes a noise list.")
+        return None
+    if noise is None:
+        raise InversionError(
+            f"An ancestral grid needs its noise held fixed: give `noise`, {grid.steps} tensors of shape "
+            f"{tuple(x.shape)}, in sampling order, and the same ones to invert and to sample."
+        )
+    shapes = [tuple(n.shape) for n in noise]
+    if shapes != [tuple(x.shape)] * grid.steps:
+        raise InversionError(
+            f"The noise of {grid.steps} ancestral steps is {grid.steps} tensors of shape {tuple(x.shape)}, got "
+            f"{len(shapes)} of {', '.join(map(str, sorted(set(shapes))))}."
+        )
+    return torch.stack(list(noise))
 
 
 def _state(x: Tensor, what: str) -> Tensor:

@@ -56,16 +56,21 @@ class Grid:
     Arguments:
         levels: two or more; the noise-to-signal ratio never rises, and only the last level may be free of noise.
         kind: "ve", "vp" or "flow".
+        ancestral: whether each step goes further down than its level and adds fresh noise, as `euler_ancestral` does
+            (eta 1). With the noise held fixed that is invertible too. For "ve" and "flow".
     """
 
     levels: tuple[Level, ...]
     kind: Kind
+    ancestral: bool = False
 
     def __post_init__(self) -> None:
         if len(self.levels) < 2:
             raise InversionError(
                 f"A grid needs at least two noise levels (one step), got {len(self.levels)}. Ask for 1 step or more."
             )
+        if self.ancestral and self.kind == "vp":
+            raise InversionError("Ancestral steps are defined for grids of kind 've' and 'flow', got 'vp'.")
         if self.kind == "vp" and any(level.alpha == 0 for level in self.levels):
             raise InversionError("A 'vp' level with alpha 0 (zero terminal SNR) has no finite step; use kind 've'.")
         if self.kind == "flow" and any(level.sigma > 1 for level in self.levels):
@@ -89,7 +94,11 @@ class Grid:
 
     @classmethod
     def from_sigmas(
-        cls, sigmas: Sequence[float] | Tensor, kind: Kind = "ve", timesteps: Sequence[float] | Tensor | None = None
+        cls,
+        sigmas: Sequence[float] | Tensor,
+        kind: Kind = "ve",
+        timesteps: Sequence[float] | Tensor | None = None,
+        ancestral: bool = False,
     ) -> "Grid":
         """A grid from a sampler's sigmas.
 
@@ -97,6 +106,7 @@ class Grid:
             sigmas: descending, usually to 0.
             kind: "ve" (state x0 + sigma n) or "flow" (state (1 - sigma) x0 + sigma n).
             timesteps: one per sigma, or one per step (all but the last sigma), for denoisers that need them.
+            ancestral: see `Grid`.
         """
         if kind not in ("ve", "flow"):
             raise InversionError(f"Sigmas alone make a grid of kind 've' or 'flow', got {kind!r}.")
@@ -109,7 +119,7 @@ class Grid:
                 f"{len(values)} sigmas take {len(values)} or {len(values) - 1} timesteps, got {len(told)}."
             )
         alphas = [1.0 - s if kind == "flow" and 0 <= s <= 1 else 1.0 for s in values]
-        return cls(tuple(Level(a, s, t) for a, s, t in zip(alphas, values, told, strict=True)), kind)
+        return cls(tuple(Level(a, s, t) for a, s, t in zip(alphas, values, told, strict=True)), kind, ancestral)
 
     @classmethod
     def from_alphas_cumprod(
@@ -165,3 +175,31 @@ class Grid:
         """The state `x` at level `start`, moved to level `end` along `slope`: an Euler (DDIM) step, up or down."""
         u = x / self.unit(start) + (self.time(end) - self.time(start)) * slope
         return u * self.unit(end)
+
+    def landing(self, upper: Level, lower: Level) -> tuple[Level, float, float]:
+        """Where the deterministic part of a step from `upper` to `lower` lands, and how noise is then added.
+
+        Returns:
+            (level, keep, added): the sampler's state at `lower` is keep * state at `level` + added * noise. Without
+            ancestral sampling the level is `lower` itself and nothing is added. With it, for "ve": Karras et al.'s
+            sigma_down and sigma_up at eta 1 (sigma_down = lower^2 / upper); for "flow": their rectified-flow
+            counterpart, which keeps the state on (1 - s) x0 + s n.
+        """
+        if not self.ancestral:
+            return lower, 1.0, 0.0
+        down = lower.sigma**2 / upper.sigma
+        if self.kind == "ve":
+            return Level(1.0, down, lower.timestep), 1.0, math.sqrt(lower.sigma**2 - down**2)
+        keep = (1 - lower.sigma) / (1 - down)
+        return Level(1 - down, down, lower.timestep), keep, math.sqrt(lower.sigma**2 - (keep * down) ** 2)
+
+    def descend(self, x: Tensor, upper: Level, lower: Level, slope: Tensor, noise: Tensor | None) -> Tensor:
+        """The sampler's whole step from `upper` to `lower` along `slope`; `noise` is what an ancestral step adds."""
+        level, keep, added = self.landing(upper, lower)
+        x = self.move(x, upper, level, slope)
+        return x if noise is None else keep * x + added * noise
+
+    def without_noise(self, x: Tensor, upper: Level, lower: Level, noise: Tensor | None) -> tuple[Tensor, Level]:
+        """Undo the noise of `descend`: the state that the deterministic part landed on, and its level."""
+        level, keep, added = self.landing(upper, lower)
+        return x if noise is None else (x - added * noise) / keep, level

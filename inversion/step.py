@@ -40,15 +40,21 @@ class ImplicitStep:
     upper: Level
     index: int  # counted from the clean end, 0-based
     count: int
+    state: Tensor  # the sampler's state at `lower`: x itself, or on ancestral grids x with the step's noise
+    clean: Tensor  # the latent that is being inverted
 
-    def slope(self, point: Tensor) -> Tensor:
-        """The ODE's slope at `point` on the upper level. One model call."""
+    def denoise(self, point: Tensor) -> Tensor:
+        """The denoiser's estimate at `point` on the upper level. One model call."""
         denoised = self.denoiser(point, self.upper)
         if denoised.shape != point.shape:
             raise InversionError(
                 f"The denoiser must return its input's shape {tuple(point.shape)}, got {tuple(denoised.shape)}."
             )
-        return self.grid.slope(point, denoised, self.upper)
+        return denoised
+
+    def slope(self, point: Tensor) -> Tensor:
+        """The ODE's slope at `point` on the upper level. One model call."""
+        return self.grid.slope(point, self.denoise(point), self.upper)
 
     def land(self, slope: Tensor, origin: Tensor | None = None) -> Tensor:
         """F(p), given the slope at p; from `origin` instead of `x` where a method moved the known state."""
@@ -70,6 +76,7 @@ class StepResult:
         residual: relative root-mean-square of F(point) - point, per batch item, (B,). 0 at the exact inverse.
         calls: model calls spent.
         memory: anything the method wants back at its next step.
+        partner: the second state, of two-state methods.
     """
 
     x: Tensor
@@ -78,10 +85,16 @@ class StepResult:
     residual: Tensor
     calls: int
     memory: Any = None
+    partner: Tensor | None = None
 
 
 class Method(Protocol):
     """An inversion method: how to approach the root of an `ImplicitStep`. Frozen; its state travels in `memory`."""
+
+    @property
+    def tolerance(self) -> float:
+        """The relative residual at which a step counts as solved; 0 where the method aims at none."""
+        ...
 
     def step(self, problem: ImplicitStep, memory: Any) -> StepResult:
         """Solve one step. `memory` is what the previous step returned, None at the first."""

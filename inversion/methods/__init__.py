@@ -2,3 +2,6 @@
 
 from .ddim import DDIM as DDIM
 from .easyinv import EasyInv as EasyInv
+from .fixed_point import FixedPoint as FixedPoint
+from .guided_newton import GuidedNewton as GuidedNewton
+from .rex import Rex as Rex

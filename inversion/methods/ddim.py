@@ -1,7 +1,7 @@
 """DDIM inversion."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ..metrics import relative_difference
 from ..step import ImplicitStep, StepResult
@@ -15,6 +15,8 @@ class DDIM:
     Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, eq. 12 reversed in time, in the form
     that the released inversion codes use: evaluated at the level being reached, on the latent of the level before.
     """
+
+    tolerance: ClassVar[float] = 0.0
 
     def step(self, problem: ImplicitStep, memory: Any = None) -> StepResult:
         del memory

@@ -38,6 +38,10 @@ class EasyInv:
     placement: Literal["after", "before"] = "after"
     base: Method = field(default_factory=DDIM)
 
+    @property
+    def tolerance(self) -> float:
+        return self.base.tolerance
+
     def __post_init__(self) -> None:
         for name in ("eta", "start", "length"):
             value = getattr(self, name)

@@ -1,0 +1,393 @@
+"""A user's way through the workflows: the real frontend in Chromium opens, changes, queues and interrupts them."""
+
+import io
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from client import Client, Graph, api_graph
+from host import PACK, REPOSITORY, Host, Server
+from PIL import Image
+from playwright.sync_api import Browser, ElementHandle, Page, expect, sync_playwright
+
+pytestmark = pytest.mark.browser
+
+WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
+DEMOS = [
+    file for file in WORKFLOWS if "INV_DemoModel" in file.read_text(encoding="utf-8")
+]  # they run without a download
+FIRST_EDIT = REPOSITORY / "workflows" / "first_edit.json"
+LIMIT = 180_000  # milliseconds; for a machine that does something else too
+
+FLAGS = (
+    "--no-sandbox",  # Chromium refuses to run as root without it
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+# Keeps what the server says to the page, in order, for conditions to wait on.
+LISTEN = """
+window.heard = [];
+window.WebSocket = class extends WebSocket {
+    constructor(...given) {
+        super(...given);
+        this.addEventListener("message", (event) => {
+            if (typeof event.data === "string") window.heard.push(JSON.parse(event.data));
+        });
+    }
+};
+"""
+READY = "() => window.app?.extensionManager && 'PreviewImage' in (window.LiteGraph?.registered_node_types ?? {})"
+STANDS_STILL = """
+() => {
+    const before = window.viewed;
+    window.viewed = [app.canvas.ds.scale, ...app.canvas.ds.offset].join();
+    return window.viewed === before;
+}
+"""
+# A missing node is a dialog in frontend 1.32 and an overlay in 1.47; toasts carry all other errors.
+COMPLAINTS = "[role=dialog], [data-testid=error-overlay], .p-toast-message-error, .p-toast-message-warn"
+
+
+def named(files: list[Path]) -> Any:
+    return pytest.mark.parametrize("file", files, ids=lambda file: file.stem)
+
+
+def load(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def ids(workflow: dict[str, Any], condition: Callable[[dict[str, Any]], bool]) -> list[str]:
+    return [str(node["id"]) for node in workflow["nodes"] if condition(node)]
+
+
+def of_type(workflow: dict[str, Any], kind: str) -> list[str]:
+    return ids(workflow, lambda node: node["type"] == kind)
+
+
+def with_steps(workflow: dict[str, Any]) -> str:
+    """The first node that has a steps widget: the one that inverts."""
+    return ids(workflow, lambda node: any(slot["name"] == "steps" for slot in node.get("inputs", [])))[0]
+
+
+def titles(workflow: dict[str, Any]) -> dict[str, str]:
+    return {node["title"]: str(node["id"]) for node in workflow["nodes"] if "title" in node}
+
+
+def downstream(graph: Graph, start: str) -> set[str]:
+    """The node and all that depend on it."""
+    found = {start}
+    while True:
+        uses = {name for name, node in graph.items() for value in node["inputs"].values() if linked(value, found)}
+        if uses <= found:
+            return found
+        found |= uses
+
+
+def linked(value: Any, nodes: set[str]) -> bool:
+    return isinstance(value, list) and value[0] in nodes
+
+
+def psnr(first: np.ndarray, second: np.ndarray) -> float:
+    return float(-10 * np.log10(np.mean((first - second) ** 2) + 1e-12))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A queued graph that has ended."""
+
+    graph: Graph
+    history: dict[str, Any]
+    heard: list[dict[str, Any]]
+
+    @property
+    def end(self) -> str:
+        """What the last message was: execution_success, execution_error or execution_interrupted."""
+        return self.history["status"]["messages"][-1][0]
+
+    @property
+    def executed(self) -> set[str]:
+        return {node for data in self._all("executing") if (node := data["node"]) is not None}
+
+    @property
+    def cached(self) -> set[str]:
+        return {node for data in self._all("execution_cached") for node in data["nodes"]}
+
+    def progress(self, node: str) -> list[tuple[int, int]]:
+        """(value, max) in the order in which they came."""
+        return [(data["value"], data["max"]) for data in self._all("progress") if data["node"] == node]
+
+    def _all(self, kind: str) -> list[dict[str, Any]]:
+        return [message["data"] for message in self.heard if message["type"] == kind]
+
+
+class Frontend:
+    """ComfyUI's page. Frontend 1.32 (ComfyUI 0.3.75) and 1.47 (0.30.0) are told apart in here or not at all."""
+
+    def __init__(self, page: Page, client: Client) -> None:
+        self.page = page
+        self.client = client
+        self.page.goto(client.url)
+        self.page.wait_for_function(READY, polling=100)
+
+    def open(self, file: Path) -> None:
+        """Through the template browser, where a user finds it."""
+        self.page.get_by_role("button", name="Templates").first.click()
+        dialog = self.page.get_by_role("dialog")
+        dialog.get_by_text(PACK, exact=True).first.click()
+        dialog.get_by_test_id(f"template-workflow-{file.stem}").click()
+        expect(dialog).to_have_count(0, timeout=LIMIT)
+        wanted = sorted(ids(load(file), lambda _: True))
+        self.page.wait_for_function(
+            "wanted => app.graph.serialize().nodes.map((node) => String(node.id)).sort().join() === wanted.join()",
+            arg=wanted,
+            polling=100,
+        )
+        self.page.wait_for_function(STANDS_STILL, polling=300)  # 1.47 zooms until all of it is in view
+
+    def without_complaints(self) -> None:
+        expect(self.page.locator(COMPLAINTS)).to_have_count(0, timeout=LIMIT)
+
+    def graph(self) -> Graph:
+        return self.comparable(self.page.evaluate("async () => (await app.graphToPrompt()).output"))
+
+    def comparable(self, graph: Graph) -> Graph:
+        """Without titles, and without what the node does not declare: 1.32 queues Preview Any's own text too."""
+        offered = self.client.object_info()
+        kept: Graph = {}
+        for name, node in graph.items():
+            declared = offered[node["class_type"]]["input"]
+            known = declared.get("required", {}) | declared.get("optional", {})
+            inputs = {key: value for key, value in node["inputs"].items() if key in known}
+            kept[name] = {"class_type": node["class_type"], "inputs": inputs}
+        return kept
+
+    def type_number(self, node: str, widget: str, value: int) -> None:
+        """Click on the widget in the canvas and type."""
+        middle = self.page.evaluate(
+            """([id, name]) => {
+                const node = app.graph.getNodeById(id);
+                const widget = node.widgets.find((widget) => widget.name === name);
+                const [x, y] = app.canvasPosToClientPos([
+                    node.pos[0] + node.size[0] / 2, node.pos[1] + widget.last_y + 10
+                ]);
+                return [x, y];
+            }""",
+            [int(node), widget],
+        )
+        self.page.mouse.click(*middle)
+        field = self.page.locator(".graphdialog input")
+        field.fill(str(value))
+        field.press("Enter")
+        expect(field).to_have_count(0, timeout=LIMIT)
+
+    def type_text(self, node: str, value: str) -> None:
+        """Into the text area of a prompt."""
+        handle = self.page.evaluate_handle("id => app.graph.getNodeById(id).widgets[0].element", int(node))
+        area = handle.as_element()
+        assert isinstance(area, ElementHandle)
+        area.fill(value)
+
+    def press_run(self) -> tuple[str, Graph]:
+        """Press the Run button; returns the run's id and the graph that was queued."""
+        with self.page.expect_response(lambda answer: answer.url.endswith("/prompt")) as answer:
+            self.page.get_by_role("button", name="Run", exact=True).first.click()
+        assert answer.value.ok, answer.value.text()
+        queued = json.loads(answer.value.request.post_data or "")
+        return answer.value.json()["prompt_id"], self.comparable(queued["prompt"])
+
+    def press_cancel(self) -> None:
+        self.page.get_by_role("button", name="Cancel current run").click()
+
+    def wait_for_end(self, prompt_id: str, graph: Graph) -> Run:
+        mine = "(message) => message.data?.prompt_id === id"
+        self.page.wait_for_function(
+            f"id => heard.filter({mine}).some((m) => m.type === 'executing' && m.data.node === null)",
+            arg=prompt_id,
+            polling=100,
+        )
+        history = self.client.history(prompt_id)
+        assert history
+        return Run(graph, history, self.page.evaluate(f"id => heard.filter({mine})", prompt_id))
+
+    def run(self) -> Run:
+        run = self.wait_for_end(*self.press_run())
+        assert run.end == "execution_success", run.history["status"]
+        return run
+
+    def wait_for_progress(self, node: str, prompt_id: str) -> None:
+        """Until the node in the canvas has a progress bar; one that failed never gets it."""
+        bar = "app.graph.getNodeById(id).progress > 0"
+        ended = "heard.some((m) => m.type === 'execution_error' && m.data.prompt_id === run)"
+        self.page.wait_for_function(f"([id, run]) => {bar} || {ended}", arg=[int(node), prompt_id], polling=100)
+        assert self.page.evaluate(f"id => {bar}", int(node)), self.client.history(prompt_id)
+
+    def wait_for_picture(self, node: str) -> None:
+        shown = "id => app.graph.getNodeById(id).imgs?.some((image) => image.naturalWidth > 0)"
+        self.page.wait_for_function(shown, arg=int(node), polling=100)
+
+    def wait_for_line(self, line: str) -> None:
+        """Until it can be read on the page: 1.32 shows a report as Markdown, 1.47 in a text area."""
+        self.page.wait_for_function(
+            """line => document.body.innerText.includes(line) ||
+            [...document.querySelectorAll("textarea")].some((t) => t.checkVisibility() && t.value.includes(line))""",
+            arg=line,
+            polling=100,
+        )
+
+    def screenshot(self, place: Path) -> None:
+        self.page.evaluate("app.canvas.deselectAll()")  # and with the selection goes its toolbar
+        self.page.mouse.move(5, 5)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=place)
+        print(place)
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    """For this module only: while Playwright runs, its event loop keeps other tests from `asyncio.run`."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=FLAGS, timeout=LIMIT)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def frontend(browser: Browser, server: Server) -> Iterator[Frontend]:
+    """The page as a new user sees it, minus the template browser that opens by itself once; no address but its own."""
+    context = browser.new_context(viewport={"width": 1920, "height": 1080})
+    context.set_default_timeout(LIMIT)
+    context.add_init_script(LISTEN)
+    context.route(lambda url: not url.startswith(server.url), lambda route: route.abort())
+    context.request.post(f"{server.url}/settings", data={"Comfy.TutorialCompleted": True})
+    yield Frontend(context.new_page(), Client(server.url))
+    context.close()
+
+
+@named(WORKFLOWS)
+def test_a_workflow_opens_whole_and_queues_what_the_file_says(frontend: Frontend, file: Path) -> None:
+    workflow = load(file)
+    frontend.open(file)
+
+    broken = "app.graph.nodes.filter((node) => node.has_errors || !(node.type in LiteGraph.registered_node_types))"
+    assert frontend.page.evaluate(f"{broken}.map((node) => node.type)") == []
+    links = frontend.page.evaluate("app.graph.serialize().links")
+    assert {tuple(map(str, link)) for link in links} == {tuple(map(str, link)) for link in workflow["links"]}
+    assert frontend.graph() == frontend.comparable(api_graph(workflow))
+    frontend.without_complaints()
+
+
+@named(WORKFLOWS)
+def test_a_workflow_opens_tidily(frontend: Frontend, file: Path) -> None:
+    frontend.open(file)
+    view = "(({clientWidth: width, clientHeight: height}) => [0, 0, width, height])(app.canvas.canvas)"
+    width, height = frontend.page.evaluate(view)[2:]
+    boxes: dict[str, list[float]] = frontend.page.evaluate(
+        """() => Object.fromEntries(app.graph.nodes.map((node) => {
+            const [x, y, width, height] = node.boundingRect;  // with the title
+            const {scale, offset} = app.canvas.ds;
+            const [left, top] = [(x + offset[0]) * scale, (y + offset[1]) * scale];
+            return [`${node.title} (${node.id})`, [left, top, left + width * scale, top + height * scale]];
+        }))"""
+    )
+    for (one, a), (other, b) in itertools.combinations(boxes.items(), 2):
+        apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+        assert apart, f"{one} and {other} overlap"
+    outside = [name for name, box in boxes.items() if box[0] < 0 or box[1] < 0 or box[2] > width or box[3] > height]
+    assert outside == []
+
+
+def test_a_missing_node_would_be_seen(frontend: Frontend) -> None:
+    """Else the absence of complaints above says nothing."""
+    workflow = load(FIRST_EDIT)
+    workflow["nodes"][-1]["type"] = "INV_NotInstalled"
+    frontend.page.evaluate("workflow => void app.loadGraphData(workflow)", workflow)
+    expect(frontend.page.locator(COMPLAINTS).get_by_text("INV_NotInstalled").first).to_be_visible(timeout=LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("file", "steps"),
+    [pytest.param(file, 4 + i, id=file.stem) for i, file in enumerate(DEMOS)],  # so that none is in another's cache
+)
+def test_a_demo_workflow_runs_and_shows_its_results(frontend: Frontend, host: Host, file: Path, steps: int) -> None:
+    workflow = load(file)
+    inverter = with_steps(workflow)
+    frontend.open(file)
+    frontend.type_number(inverter, "steps", steps)
+    expected = frontend.comparable(api_graph(workflow))
+    expected[inverter]["inputs"]["steps"] = steps
+    assert frontend.graph() == expected
+
+    run = frontend.run()
+    assert run.graph == expected
+    for node in (inverter, *of_type(workflow, "INV_EditFromLatent")):
+        assert run.progress(node), f"no progress reached node {node}"
+        value, largest = run.progress(node)[-1]
+        assert value == largest
+    assert run.progress(inverter)[-1][1] == steps
+
+    outputs = run.history["outputs"]
+    pictures: dict[str, np.ndarray] = {}
+    names = {node: title for title, node in titles(workflow).items()}
+    for node in of_type(workflow, "PreviewImage"):
+        frontend.wait_for_picture(node)
+        data = frontend.client.image(outputs[node]["images"][0])
+        pictures[names[node]] = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=np.float64) / 255
+    for node in of_type(workflow, "PreviewAny"):
+        (text,) = outputs[node]["text"]
+        frontend.wait_for_line(text.splitlines()[0])
+    frontend.without_complaints()
+    frontend.screenshot(REPOSITORY / "output" / "browser" / host.version / f"{file.stem}.png")
+
+    regenerated = {name: picture for name, picture in pictures.items() if name.startswith("Reconstruction")}
+    assert regenerated
+    for name, picture in regenerated.items():
+        assert psnr(picture, pictures["Original"]) > 24, name
+
+
+def test_a_new_prompt_edits_again_without_inverting_again(frontend: Frontend) -> None:
+    workflow = load(FIRST_EDIT)
+    inverter, target = with_steps(workflow), titles(workflow)["Target prompt"]
+    reports = set(of_type(workflow, "PreviewAny"))  # 1.32 queues the text in them, so a new text runs them once more
+    frontend.open(FIRST_EDIT)
+    frontend.type_number(inverter, "steps", 3)
+
+    first = frontend.run()
+    assert inverter in first.executed
+
+    again = frontend.run()
+    assert again.graph == first.graph
+    assert again.executed <= reports
+    assert again.cached >= set(first.graph) - reports
+
+    frontend.type_text(target, "blue heart on white background")
+    edited = frontend.run()
+    assert edited.graph[target]["inputs"]["text"] == "blue heart on white background"
+    assert edited.executed - reports == downstream(first.graph, target)
+    assert inverter in edited.cached
+
+
+def test_a_run_can_be_cancelled_and_the_next_one_works(frontend: Frontend) -> None:
+    workflow = load(FIRST_EDIT)
+    inverter = with_steps(workflow)
+    frontend.open(FIRST_EDIT)
+    frontend.type_number(inverter, "steps", 10000)
+
+    queued = frontend.press_run()
+    frontend.wait_for_progress(inverter, queued[0])
+    frontend.press_cancel()
+    cancelled = frontend.wait_for_end(*queued)
+    assert cancelled.end == "execution_interrupted", cancelled.history["status"]
+    assert cancelled.progress(inverter)[-1][0] < 10000
+
+    frontend.type_number(inverter, "steps", 2)
+    after = frontend.run()
+    assert inverter in after.executed
