@@ -185,7 +185,13 @@ class DemoModel(io.ComfyNode):
                     tooltip="flow: like SD3, Flux, Qwen-Image. eps: like SD 1.5 and SDXL (trained as v-prediction).",
                 )
             ],
-            outputs=[io.Model.Output("model"), io.Clip.Output("clip"), io.Vae.Output("vae")],
+            outputs=[
+                io.Model.Output(
+                    "model", display_name="model", tooltip="The denoiser, for KSampler and the Invert nodes."
+                ),
+                io.Clip.Output("clip", display_name="clip", tooltip="Its text encoder, for CLIP Text Encode."),
+                io.Vae.Output("vae", display_name="vae", tooltip="Its autoencoder, for VAE Encode and VAE Decode."),
+            ],
         )
 
     @classmethod
@@ -202,12 +208,16 @@ class DemoPicture(io.ComfyNode):
             category=f"{CATEGORY}/demo",
             description="A 64 x 64 picture that the demo model knows, and its caption: Noto Emoji, plain background.",
             inputs=[
-                io.Combo.Input("emoji", options=pictures.index()["names"], default="red heart"),
-                io.Combo.Input("background", options=list(pictures.COLOURS), default="blue"),
+                io.Combo.Input(
+                    "emoji", options=pictures.index()["names"], default="red heart", tooltip="What the picture shows."
+                ),
+                io.Combo.Input(
+                    "background", options=list(pictures.COLOURS), default="blue", tooltip="The colour behind it."
+                ),
             ],
             outputs=[
-                io.Image.Output("image"),
-                io.String.Output("caption", tooltip="The prompt that describes the picture."),
+                io.Image.Output("image", display_name="image", tooltip="The picture, for VAE Encode."),
+                io.String.Output("caption", display_name="caption", tooltip="The prompt that describes the picture."),
             ],
         )
 

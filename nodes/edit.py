@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..inversion import Callback, Denoiser, Grid, InversionError, sample
 from . import host, record
-from .schema import CATEGORY, schema
+from .schema import CATEGORY, report_text, schema
 
 
 class EditFromLatent(io.ComfyNode):
@@ -89,4 +89,4 @@ class EditFromLatent(io.ComfyNode):
         if mask is not None:
             lines.append(f"The mask lets {float(mask.mean()):.0%} of the picture change; the rest is the source's own.")
         out = {key: value for key, value in latent.items() if key != record.KEY} | {"samples": edited}
-        return io.NodeOutput(out, "\n".join(lines + remarks))
+        return io.NodeOutput(out, report_text(lines + remarks))

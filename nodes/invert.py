@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..inversion import Callback, Denoiser, EasyInv, Grid, Inversion, Method, invert, psnr, sample
 from . import host, record
-from .schema import CATEGORY, advanced, schema
+from .schema import CATEGORY, advanced, report_text, schema
 
 # EasyInv's settings from the paper (section 4.1 and the authors' example): eta, start, length.
 PRESETS = {"SD1.x": (0.5, 0.05, 0.2), "SDXL": (0.8, 0.85, 0.1)}
@@ -47,7 +47,12 @@ def common_inputs() -> list[io.Input]:
             tooltip="Guidance during the inversion. 1 is the most exact and twice as fast; keep it unless the edit "
             "asks for more.",
         ),
-        io.Combo.Input("scheduler", options=list(comfy.samplers.SCHEDULER_NAMES), default="normal"),
+        io.Combo.Input(
+            "scheduler",
+            options=list(comfy.samplers.SCHEDULER_NAMES),
+            default="normal",
+            tooltip="How the noise levels are spaced, as in KSampler.",
+        ),
         io.Float.Input(
             "denoise",
             default=1.0,
@@ -118,7 +123,7 @@ def run_inversion(
     out = {**latent, "samples": inverted, record.KEY: record.write(model, inversion, cfg)}
     noise = host.InvertedNoise(model, inversion.latent, float(sigmas[0]))
     lines = [inversion.report(), *remarks, f"{seconds:.1f} seconds at cfg {cfg:g}."]
-    return io.NodeOutput(out, noise, sigmas, "\n".join(lines))
+    return io.NodeOutput(out, noise, sigmas, report_text(lines))
 
 
 class InvertEasyInv(io.ComfyNode):

@@ -18,3 +18,8 @@ def advanced(widget: io.Input) -> io.Input:
     """Mark an input as advanced: newer frontends fold it away, older ones ignore the mark."""
     widget.extra_dict = {**(widget.extra_dict or {}), "advanced": True}
     return widget
+
+
+def report_text(paragraphs: list[str]) -> str:
+    """Lines that stay lines where the text is shown as Markdown, too: two spaces at the end of each."""
+    return "  \n".join(line for paragraph in paragraphs for line in paragraph.splitlines())

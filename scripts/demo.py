@@ -2,8 +2,8 @@
 """The main job, end to end: `python scripts/demo.py [--comfyui 0.30.0|0.3.75]`
 
 Sets up a real ComfyUI (see host.py), starts it with this pack, and runs `workflows/first_edit.json` over HTTP as the
-browser would queue it, on the eps and on the flow version of the demo model: a picture is inverted, given back under its
-own prompt, and edited under another. Then it stops the server and leaves in `output/`
+browser would queue it, on the eps and on the flow version of the demo model: a picture is inverted, given back under
+its own prompt, and edited under another. Then it stops the server and leaves in `output/`
 
     first_edit.png    original, reconstruction, edit and the reconstruction's error, for each model
     first_edit.json   round-trip PSNR in latent and picture, model calls, seconds, versions
@@ -119,7 +119,7 @@ def one(client: Client, graph: Graph, base: Path) -> tuple[list[Any], dict[str, 
         "round_trip_latent_psnr_db": rounded(psnr(source, back)),
         "round_trip_without_record_latent_psnr_db": figure(r"at ([\d.]+) dB"),
         "round_trip_picture_psnr_db": rounded(-10 * float(np.log10(max(mean_square, 1e-12)))),
-        "model_calls_inversion": int(figure(r"(\d+) model calls\.")),
+        "model_calls_inversion": int(figure(r"(\d+) model calls")),
         "seconds_inversion_and_check": figure(r"([\d.]+) seconds"),
     }
 

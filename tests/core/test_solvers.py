@@ -60,8 +60,8 @@ def test_error_falls_with_the_tolerance(kind: str, anderson: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_orders_of_the_round_trip(kind: str) -> None:
     """One call a step: the carried start misses the root by O(h), the last slope by O(h^2). A step multiplies that by
-    O(h) once more and 1 / h steps add up. The extrapolated start misses by O(h^3), but the first step, which has nothing
-    to start from, keeps the whole at order 2; what it gains is the constant."""
+    O(h) once more and 1 / h steps add up. The extrapolated start misses by O(h^3), but the first step, which has
+    nothing to start from, keeps the whole at order 2; what it gains is the constant."""
 
     def errors(warm_start) -> list[float]:
         method = FixedPoint(1, warm_start=warm_start)
