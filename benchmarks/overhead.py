@@ -1,4 +1,4 @@
-"""What an inversion costs beside the host's own sampler: `python scripts/host.py run benchmarks/overhead.py`
+"""What an inversion costs beside the host's own sampler: `python scripts/benchmark.py overhead`
 
 Times N steps of Invert Image (EasyInv) against N steps of the host's KSampler (`euler`) on the same model at the same
 cfg: equal model calls, so the ratio shows what the nodes add. Runs are paired and alternate; the median of the pairs'

@@ -1,0 +1,200 @@
+"""Which inversion method is worth its model calls: `python scripts/benchmark.py solvers`
+
+Every method inverts the same pictures on the same noise levels, and the sampler alone (no record) comes back; the round
+trip's PSNR says how near. Columns: model calls per step, PSNR in dB at 4, 10, 20 and 50 steps, and at 20 steps whether
+the inverted latent still looks like Gaussian noise (standard deviation over the expected one, correlation of
+neighbours, excess kurtosis), because a prompt can only steer what is noise. Once for cfg 1, 3 and 7 each, on the two
+demo models (four pictures, in the host) and on a mixture of Gaussians with a known denoiser. Writes
+`docs/solvers-tables.md` and `docs/solvers.png`.
+"""
+
+import datetime
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path += [str(REPOSITORY / "scripts"), str(REPOSITORY / "tests" / "core")]
+
+import inprocess
+
+inprocess.boot()
+import comfy.model_management
+import torch
+from torch import Tensor
+
+STEPS = (4, 10, 20, 50)
+GUIDANCE = (1.0, 3.0, 7.0)
+PICTURES = [("red heart", "blue"), ("panda", "green"), ("pizza", "white"), ("thumbs up dark skin tone", "yellow")]
+
+
+def methods(library: Any) -> dict[str, Any]:
+    """Label -> method, cheapest first."""
+    fixed, newton = library.FixedPoint, library.GuidedNewton
+    return {
+        "DDIM": library.DDIM(),
+        "EasyInv, SD1.x setting": library.EasyInv(),
+        "last slope (Uni-Inv)": fixed(1, warm_start="last"),
+        "extrapolated slope": fixed(1),
+        "plain fixed point, 2": fixed(2, warm_start=False),
+        "Newton, sign step (released code), 2": newton(2, 0.1, "sign"),
+        "Newton, autograd (paper), 2": newton(2, 0.1, "autograd"),
+        "Newton, minimum norm, 2": newton(2, 0.1, "min-norm"),
+        "extrapolated + Anderson, 2": fixed(2, anderson=3),
+        "extrapolated + Anderson, to 2e-3": fixed(8, 2e-3, anderson=3),
+        "extrapolated + Anderson, 3": fixed(3, anderson=3),
+        "extrapolated + Anderson, 5": fixed(5, anderson=3),
+        "Rex (two states)": library.Rex(),
+    }
+
+
+@dataclass
+class Row:
+    calls: float
+    decibels: float
+    spread: float
+    neighbours: float
+    kurtosis: float
+
+
+Problem = Callable[[int, float, Callable[[Any, Tensor, Any], Row]], Row]
+"""Runs a function (denoiser, x0, grid) -> Row at a number of steps and a guidance scale."""
+
+
+def demo_problem(pack: Any, version: str) -> Problem:
+    """The demo model in the host, through its guider."""
+    nodes = pack.nodes
+    model, clip, vae = nodes.demo.load(version)
+    pictures = nodes.demo.pictures
+    shown = torch.stack([torch.from_numpy(pictures.picture(*pair)) for pair in PICTURES])
+    latent = {"samples": vae.encode(shown)}
+    encoded = [clip.encode_from_tokens(clip.tokenize(pictures.caption(*pair)), return_pooled=True) for pair in PICTURES]
+    context, pooled = (torch.cat(parts) for parts in zip(*encoded, strict=True))
+    empty, empty_pooled = clip.encode_from_tokens(clip.tokenize(""), return_pooled=True)
+    positive, negative = [[context, {"pooled_output": pooled}]], [[empty, {"pooled_output": empty_pooled}]]
+    comfy.model_management.load_models_gpu([model])
+
+    def run(steps: int, cfg: float, work: Callable) -> Row:
+        rows: list[Row] = []
+
+        def walk(denoiser: Any, x: Tensor, grid: Any, callback: Any) -> Tensor:
+            del callback
+            rows.append(work(denoiser, x, grid))
+            return x
+
+        sigmas = nodes.host.scheduled_sigmas(model, steps, "normal", 1.0)
+        nodes.host.run(model, positive, negative, cfg, latent["samples"], sigmas, walk, steps)
+        return rows[0]
+
+    return run
+
+
+def mixture_problem() -> Problem:
+    """Three Gaussians in every coordinate, float64, variance exploding; guidance is away from a wide Gaussian."""
+    from problems import Gaussian, Mixture, grid
+
+    x0 = torch.randn(4, 16, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def run(steps: int, cfg: float, work: Callable) -> Row:
+        def denoiser(x: Tensor, level: Any) -> Tensor:
+            negative = Gaussian(0.0, 1.2)(x, level)
+            return negative + cfg * (Mixture()(x, level) - negative)
+
+        return work(denoiser, x0, grid("ve", steps, 14.6))
+
+    return run
+
+
+def measure(library: Any, method: Any) -> Callable[[Any, Tensor, Any], Row]:
+    def work(denoiser: Any, x0: Tensor, grid: Any) -> Row:
+        inversion = library.invert(denoiser, x0, grid, method)
+        if isinstance(method, library.Rex):
+            back = method.back(denoiser, inversion.latent, inversion.partner, grid)
+        else:
+            back = library.sample(denoiser, inversion.latent, grid)
+        # PSNR of the mean error over pictures; a round trip that is exact to rounding counts as 150 dB.
+        decibels = min(150.0, library.psnr(x0, back) if back.isfinite().all() else math.nan)
+        top = grid.levels[0]
+        z = (inversion.latent - top.alpha * x0 * (grid.kind == "ve")) / top.sigma
+        z = z - z.mean()
+        spread = float(z.std())
+        neighbours = float((z[..., 1:] * z[..., :-1]).mean() / z.square().mean())
+        kurtosis = float(z.pow(4).mean() / z.square().mean() ** 2 - 3)
+        return Row(sum(inversion.calls) / grid.steps, decibels, spread, neighbours, kurtosis)
+
+    return work
+
+
+def table(title: str, results: dict[str, dict[tuple[int, float], Row]]) -> list[str]:
+    lines = [f"## {title}", ""]
+    for cfg in GUIDANCE:
+        lines += [
+            f"cfg {cfg:g}",
+            "",
+            "| method | calls per step at 20 steps | " + " | ".join(f"{n} steps" for n in STEPS) + " | spread "
+            "| neighbours | kurtosis |",
+            "|---|---|" + "---|" * (len(STEPS) + 3),
+        ]
+        for label, rows in results.items():
+            mid = rows[20, cfg]
+            cells = " | ".join(f"{rows[n, cfg].decibels:.1f}" for n in STEPS)
+            noise = f"{mid.spread:.2f} | {mid.neighbours:+.2f} | {mid.kurtosis:+.1f}"
+            lines.append(f"| {label} | {mid.calls:.2f} | {cells} | {noise} |")
+        lines.append("")
+    return lines
+
+
+def plot(everything: dict[str, dict[str, dict[tuple[int, float], Row]]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(everything), figsize=(5 * len(everything), 4.6), sharey=True)
+    for axis, (title, results) in zip(axes, everything.items(), strict=True):
+        for i, (label, rows) in enumerate(results.items()):
+            shown = [rows[n, 1.0] for n in STEPS]
+            calls = [row.calls * n for row, n in zip(shown, STEPS, strict=True)]
+            axis.plot(calls, [r.decibels for r in shown], "o-", label=label, color=f"C{i % 10}", alpha=0.85, ms=3.5)
+        axis.set(title=f"{title}, cfg 1", xlabel="model calls of the inversion", xscale="log")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("round trip without the record, PSNR (dB)")
+    axes[-1].legend(fontsize=6.5)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    pack = inprocess.load_pack()
+    library = pack.inversion
+    problems = {f"{v} demo model": demo_problem(pack, v) for v in pack.nodes.demo.VERSIONS}
+    import inversion as standalone  # what tests/core/problems.py uses; the pack's copy has classes of its own
+
+    everything: dict[str, Any] = {}
+    for title, problem in (*problems.items(), ("mixture of Gaussians", mixture_problem())):
+        lib = standalone if title.startswith("mixture") else library
+        results: dict[str, dict[tuple[int, float], Row]] = {}
+        for label, method in methods(lib).items():
+            results[label] = {(n, g): problem(n, g, measure(lib, method)) for n in STEPS for g in GUIDANCE}
+            figures = "  ".join(f"{results[label][n, 1.0].decibels:6.1f}" for n in STEPS)
+            print(f"{title:22} {label:38} {results[label][20, 1.0].calls:.2f} calls  {figures}", flush=True)
+        everything[title] = results
+    lines = [
+        f"Made by `python scripts/benchmark.py solvers` on {datetime.date.today()}, torch {torch.__version__}, CPU.",
+        "PSNR of the latent's round trip in dB, 150 = exact to rounding; the way back is the sampler alone.",
+        "",
+    ]
+    for title, results in everything.items():
+        lines += table(title, results)
+    docs = REPOSITORY / "docs"
+    docs.mkdir(exist_ok=True)
+    (docs / "solvers-tables.md").write_text("\n".join(lines), encoding="utf-8")
+    plot(everything, docs / "solvers.png")
+    print(f"{docs / 'solvers-tables.md'}\n{docs / 'solvers.png'}")
+
+
+if __name__ == "__main__":
+    main()
