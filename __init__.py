@@ -1,7 +1,12 @@
 """Image inversion and editing for ComfyUI. The nodes are in `nodes/`, the mathematics in `inversion/`."""
 
+from typing import TYPE_CHECKING
 
-async def comfy_entrypoint():
+if TYPE_CHECKING:
+    from .nodes import InversionExtension
+
+
+async def comfy_entrypoint() -> "InversionExtension":
     """What ComfyUI calls after importing the folder; lazy, so that importing the folder costs nothing."""
     from .nodes import InversionExtension
 

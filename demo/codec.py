@@ -14,6 +14,9 @@ CHANNELS = 16
 class PatchCodec(nn.Module):
     """`encode` (B, 3, H, W) in [-1, 1] -> (B, 16, H/4, W/4); `decode` the other way."""
 
+    mean: Tensor
+    basis: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(3 * PATCH * PATCH))

@@ -24,5 +24,5 @@ UNET = {
 }
 # Stable Diffusion's schedule with a higher end (sigma_max 67): background colours cover the whole picture, so a
 # picture's mean must drown in noise at the top level.
-DISCRETE_SAMPLING = {"beta_schedule": "linear", "linear_start": 0.00085, "linear_end": 0.02, "timesteps": 1000}
+DISCRETE_SAMPLING: dict = {"beta_schedule": "linear", "linear_start": 0.00085, "linear_end": 0.02, "timesteps": 1000}
 FLOW_SAMPLING = {"shift": 1.0, "multiplier": 1000}

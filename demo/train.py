@@ -3,8 +3,8 @@
 `flow` trains the denoiser, the text encoder and the latent codec; `vprediction` starts from the flow denoiser and keeps
 its text encoder and codec, so the two versions share them. Each run keeps `checkpoint.safetensors`, a `log.txt` and a
 sheet of samples in `.cache/demo/VERSION/`, resumes from there when started again, and at its end writes fp16 weights to
-`demo/weights/`. Two CPU cores with bf16 instructions need about 40 minutes for the first and 20 for the second; a GPU
-is used where there is one.
+`demo/weights/`. Two CPU cores with bf16 matrix instructions need about half an hour for
+the first and a quarter for the second; a GPU is used where there is one.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ SHEET = [("red heart", "blue"), ("blue heart", "white"), ("fox", "green"), ("piz
 SHEET += [("thumbs up light skin tone", "grey"), ("thumbs up dark skin tone", "red"), ("tiger face", "yellow")]
 
 
-def plain_attention(_, q: Tensor, k: Tensor, v: Tensor, heads: int, **kwargs) -> Tensor:
+def plain_attention(_: object, q: Tensor, k: Tensor, v: Tensor, heads: int, **kwargs: object) -> Tensor:
     """Attention from matrix products: on CPUs its backward is far faster than the fused kernel's at 16-64 tokens."""
     b, n, c = q.shape
     q, k, v = (t.reshape(b, -1, heads, c // heads).transpose(1, 2).flatten(0, 1) for t in (q, k, v))
@@ -80,7 +81,9 @@ class Flow:
     def start(self, noise: Tensor, sigma: Tensor) -> Tensor:
         return noise * sigma
 
-    def denoised(self, network_output, x: Tensor, sigma: Tensor, timestep: Tensor) -> Tensor:
+    def denoised(
+        self, network_output: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Tensor, timestep: Tensor
+    ) -> Tensor:
         return x - sigma * network_output(x, timestep)
 
 
@@ -107,7 +110,9 @@ class VPrediction:
     def start(self, noise: Tensor, sigma: Tensor) -> Tensor:
         return noise * (1 + sigma**2).sqrt()
 
-    def denoised(self, network_output, x: Tensor, sigma: Tensor, timestep: Tensor) -> Tensor:
+    def denoised(
+        self, network_output: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Tensor, timestep: Tensor
+    ) -> Tensor:
         scale = (1 + sigma**2).sqrt()
         return x / scale**2 - network_output(x / scale, timestep) * sigma / scale
 

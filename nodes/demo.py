@@ -61,7 +61,7 @@ class DemoLatent(comfy.latent_formats.LatentFormat):
 
 
 class DemoModelConfig(comfy.supported_models_base.BASE):
-    unet_extra_config = {}
+    unet_extra_config: dict = {}
     memory_usage_factor = 1.0
 
     def inpaint_model(self) -> bool:

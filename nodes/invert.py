@@ -1,7 +1,7 @@
 """Invert Image nodes: a picture's latent to the noise that regenerates it."""
 
 import time
-from typing import Any
+from typing import Any, Literal
 
 import comfy.samplers
 import torch
@@ -192,7 +192,7 @@ class InvertEasyInv(io.ComfyNode):
         eta: float,
         start: float,
         length: float,
-        placement: str,
+        placement: Literal["after", "before"],
         check: bool,
         negative: Any = None,
         sigmas: Tensor | None = None,

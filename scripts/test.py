@@ -46,7 +46,9 @@ def main() -> int:
 
 def run(host: Host, arguments: list[str]) -> int:
     say(f"\nThe tests with ComfyUI {host.version} in {host.root}")
-    environment = {**os.environ, "COMFYUI_ROOT": str(host.root), "COMFYUI_PYTHON": str(host.python)}
+    # One thread: the models are tiny, and threads that wait for one another are slow on a machine with other work.
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    environment |= {"COMFYUI_ROOT": str(host.root), "COMFYUI_PYTHON": str(host.python)}
     return subprocess.run(tools.command(host, "pytest", *arguments), cwd=REPOSITORY, env=environment).returncode
 
 

@@ -71,9 +71,10 @@ class EasyInv:
         ]
 
     def step(self, problem: ImplicitStep, memory: Any = None) -> StepResult:
-        earlier, base_memory = (None, None) if memory is None else memory
+        grid, origin = problem.grid, problem.x
+        earlier, base_memory = (origin, None) if memory is None else memory
         result = self.base.step(problem, base_memory)
-        grid, x, origin = problem.grid, result.x, problem.x
+        x = result.x
         if problem.index in self.window(problem.count):
             if self.placement == "after":
                 x = self._blend(grid, x, problem.upper, origin / grid.native(problem.lower))

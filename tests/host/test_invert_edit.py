@@ -243,6 +243,26 @@ def test_noise_refuses_another_size(flow: Bench) -> None:
         noise.generate_noise({"samples": torch.ones(2, 16, 16, 16)})
 
 
+def test_progress_and_live_preview(bench: Bench, monkeypatch) -> None:
+    """Every step reports progress, with a preview of the denoised picture (not of the noise): a red heart on blue."""
+    import comfy.utils
+    import numpy as np
+    from comfy.cli_args import LatentPreviewMethod, args
+
+    seen = []
+    monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.Latent2RGB)
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *progress, **_: seen.append(progress))
+    bench.invert(steps=6, check=True)
+    assert [value for value, _, _ in seen] == list(range(1, 13))
+    assert {total for _, total, _ in seen} == {12}
+    pixels = [np.asarray(preview[1].resize((16, 16))).astype(float) for _, _, preview in seen]
+    for picture in (pixels[0], pixels[2], pixels[-1]):
+        red, _, blue = picture[8, 8]
+        assert red > 1.5 * blue  # the heart's middle
+        red, _, blue = picture[15, 0]
+        assert blue > 1.5 * red  # the background's corner
+
+
 def test_interrupts_pass_through(flow: Bench) -> None:
     import comfy.model_management
 

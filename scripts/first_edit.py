@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The main job, end to end: `python scripts/demo.py [--comfyui 0.30.0|0.3.75]`
+"""The main job, end to end: `python scripts/first_edit.py [--comfyui 0.30.0|0.3.75]`
 
 Sets up a real ComfyUI (see host.py), starts it with this pack, and runs `workflows/first_edit.json` over HTTP as the
 browser would queue it, on the eps and on the flow version of the demo model: a picture is inverted, given back under
