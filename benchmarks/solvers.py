@@ -44,7 +44,8 @@ def methods(library: Any) -> dict[str, Any]:
         "Newton, autograd (paper), 2": newton(2, 0.1, "autograd"),
         "Newton, minimum norm, 2": newton(2, 0.1, "min-norm"),
         "extrapolated + Anderson, 2": fixed(2, anderson=3),
-        "extrapolated + Anderson, to 2e-3": fixed(8, 2e-3, anderson=3),
+        "extrapolated + Anderson, up to 3, to 3e-2": fixed(3, 3e-2, anderson=3),
+        "extrapolated + Anderson, up to 8, to 1e-2": fixed(8, 1e-2, anderson=3),
         "extrapolated + Anderson, 3": fixed(3, anderson=3),
         "extrapolated + Anderson, 5": fixed(5, anderson=3),
         "Rex (two states)": library.Rex(),
@@ -180,7 +181,7 @@ def main() -> None:
         for label, method in methods(lib).items():
             results[label] = {(n, g): problem(n, g, measure(lib, method)) for n in STEPS for g in GUIDANCE}
             figures = "  ".join(f"{results[label][n, 1.0].decibels:6.1f}" for n in STEPS)
-            print(f"{title:22} {label:38} {results[label][20, 1.0].calls:.2f} calls  {figures}", flush=True)
+            print(f"{title:22} {label:44} {results[label][20, 1.0].calls:.2f} calls  {figures}", flush=True)
         everything[title] = results
     lines = [
         f"Made by `python scripts/benchmark.py solvers` on {datetime.date.today()}, torch {torch.__version__}, CPU.",

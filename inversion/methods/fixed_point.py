@@ -18,7 +18,8 @@ class FixedPoint:
     Cost: 1 to `iterations` model calls per step. With one iteration and no warm start it is DDIM inversion.
     Sources: the iteration is that of FPI and AIDI (arXiv 2312.12540 v1, 2309.04907). The warm start from the last slope
     is Uni-Inv's (arXiv 2504.13109), whose extra first call is left out; the extrapolated one continues the last two
-    slopes linearly in the ODE's time. Anderson acceleration as in AIDI, with Tikhonov regularisation.
+    slopes linearly from step to step (in the ODE's time it overshoots where steps grow fast: at 4 steps of an eps model
+    it fell from 42 to 17 dB). Anderson acceleration as in AIDI, with Tikhonov regularisation.
 
     Every batch item runs by itself: it stops changing once its residual meets the tolerance, an iterate whose residual
     is worse than the item's best is not accepted, and the next try is then a shorter step from the best. So an
@@ -51,7 +52,7 @@ class FixedPoint:
         return []
 
     def step(self, problem: ImplicitStep, memory: Any = None) -> StepResult:
-        slopes: list[tuple[float, Tensor]] = memory or []
+        slopes: list[Tensor] = memory or []
         point = self._start(problem, slopes)
         best = _Iterates(point)
         history: list[tuple[Tensor, Tensor, Tensor]] = []  # F(p), F(p) - p and which items accepted p
@@ -71,19 +72,15 @@ class FixedPoint:
             point = torch.where(_per_item(usable, point), accelerated, damped)
             solved = best.residual <= self.tolerance
             point = torch.where(_per_item(solved, point), best.point, point)
-        time = problem.grid.time(problem.upper)
-        return StepResult(
-            best.image, best.point, best.slope, best.residual, calls, memory=[*slopes, (time, best.slope)][-2:]
-        )
+        memory = [*slopes, best.slope][-2:]
+        return StepResult(best.image, best.point, best.slope, best.residual, calls, memory)
 
-    def _start(self, problem: ImplicitStep, slopes: list[tuple[float, Tensor]]) -> Tensor:
+    def _start(self, problem: ImplicitStep, slopes: list[Tensor]) -> Tensor:
         if not slopes or self.warm_start is False:
             return problem.carried()
-        (t1, last) = slopes[-1]
-        if self.warm_start is True and len(slopes) == 2 and t1 > slopes[0][0]:
-            t0, before = slopes[0]
-            last = last + (last - before) * ((problem.grid.time(problem.upper) - t1) / (t1 - t0))
-        return problem.land(last)
+        if self.warm_start == "last" or len(slopes) == 1:
+            return problem.land(slopes[-1])
+        return problem.land(2 * slopes[-1] - slopes[-2])
 
 
 class _Iterates:
