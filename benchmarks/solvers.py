@@ -4,7 +4,7 @@ Every method inverts the same pictures on the same noise levels, and the sampler
 trip's PSNR says how near. Columns: model calls per step, PSNR in dB at 4, 10, 20 and 50 steps, and at 20 steps whether
 the inverted latent still looks like Gaussian noise (standard deviation over the expected one, correlation of
 neighbours, excess kurtosis), because a prompt can only steer what is noise. Once for cfg 1, 3 and 7 each, on the two
-demo models (four pictures, in the host) and on a mixture of Gaussians with a known denoiser. Writes
+demo models (three pictures, in the host) and on a mixture of Gaussians with a known denoiser. Writes
 `docs/solvers-tables.md` and `docs/solvers.png`.
 """
 
@@ -21,14 +21,14 @@ sys.path += [str(REPOSITORY / "scripts"), str(REPOSITORY / "tests" / "core")]
 
 import inprocess
 
-inprocess.boot()
+inprocess.boot(None, "--use-pytorch-cross-attention")  # faster than the host's default on CPUs
 import comfy.model_management
 import torch
 from torch import Tensor
 
 STEPS = (4, 10, 20, 50)
 GUIDANCE = (1.0, 3.0, 7.0)
-PICTURES = [("red heart", "blue"), ("panda", "green"), ("pizza", "white"), ("thumbs up dark skin tone", "yellow")]
+PICTURES = [("red heart", "blue"), ("panda", "green"), ("thumbs up dark skin tone", "yellow")]
 
 
 def methods(library: Any) -> dict[str, Any]:

@@ -28,12 +28,13 @@ def kind(model_sampling: Any) -> Kind:
     Raises:
         InversionError: a model whose state is neither x0 + sigma n nor (1 - sigma) x0 + sigma n.
     """
-    if isinstance(model_sampling, comfy.model_sampling.CONST):
-        return "flow"
-    exploding = (comfy.model_sampling.EPS, getattr(comfy.model_sampling, "COSMOS_RFLOW", comfy.model_sampling.EPS))
-    image_to_image = getattr(comfy.model_sampling, "IMG_TO_IMG", ())
-    if isinstance(model_sampling, exploding) and not isinstance(model_sampling, image_to_image):
-        return "ve"
+    rules = comfy.model_sampling
+    without_noise = (rules.IMG_TO_IMG, getattr(rules, "IMG_TO_IMG_FLOW", rules.IMG_TO_IMG))  # the latter: newer hosts
+    if not isinstance(model_sampling, without_noise):
+        if isinstance(model_sampling, rules.CONST):
+            return "flow"
+        if isinstance(model_sampling, (rules.EPS, rules.COSMOS_RFLOW)):
+            return "ve"
     names = [c.__name__ for c in type(model_sampling).__mro__[1:-1]]
     raise InversionError(
         f"This model's sampling ({', '.join(names)}) is neither of the noise (eps, v, EDM) nor of the flow family, "

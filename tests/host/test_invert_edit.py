@@ -237,6 +237,22 @@ def test_a_record_is_used_only_where_it_fits(flow: Bench, eps: Bench) -> None:
         flow.edit(latent={"samples": latent["samples"], "noise_mask": torch.ones(1, 64, 64)}, sigmas=sigmas)
 
 
+def test_the_family_of_every_sampling_rule_of_the_host(flow: Bench) -> None:
+    """A rule that the host gains is refused until somebody has looked at it; the known ones are sorted here."""
+    import comfy.model_sampling as rules
+
+    families = {"CONST": "flow", "EPS": "ve", "V_PREDICTION": "ve", "EDM": "ve", "X0": "ve", "COSMOS_RFLOW": "ve"}
+    refused = {"IMG_TO_IMG", "IMG_TO_IMG_FLOW", "V_PREDICTION_DDPM"}
+    found = {name: c for name, c in vars(rules).items() if hasattr(c, "noise_scaling") and isinstance(c, type)}
+    assert set(found) <= set(families) | refused
+    for name, rule in found.items():
+        if name in families:
+            assert flow.pack.nodes.host.kind(rule()) == families[name]
+        else:
+            with pytest.raises(flow.pack.inversion.InversionError, match=name):
+                flow.pack.nodes.host.kind(rule())
+
+
 def test_noise_refuses_another_size(flow: Bench) -> None:
     _, noise, _, _ = flow.invert(steps=2)
     with pytest.raises(flow.pack.inversion.InversionError, match=r"\(1, 16, 16, 16\).*\(2, 16, 16, 16\)"):
