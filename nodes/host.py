@@ -35,7 +35,7 @@ def kind(model_sampling: Any) -> Kind:
             return "flow"
         if isinstance(model_sampling, (rules.EPS, rules.COSMOS_RFLOW)):
             return "ve"
-    names = [c.__name__ for c in type(model_sampling).__mro__[1:-1]]
+    names = [c.__name__ for c in type(model_sampling).__mro__ if c not in (object, torch.nn.Module)]
     raise InversionError(
         f"This model's sampling ({', '.join(names)}) is neither of the noise (eps, v, EDM) nor of the flow family, "
         "so it has no noise to invert to. Use a text-to-image or text-to-video model."
