@@ -154,12 +154,13 @@ def plot(everything: dict[str, dict[str, dict[tuple[int, float], Row]]], path: P
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    colours = pyplot.get_cmap("tab20")
     figure, axes = pyplot.subplots(1, len(everything), figsize=(5 * len(everything), 4.6), sharey=True)
     for axis, (title, results) in zip(axes, everything.items(), strict=True):
         for i, (label, rows) in enumerate(results.items()):
             shown = [rows[n, 1.0] for n in STEPS]
             calls = [row.calls * n for row, n in zip(shown, STEPS, strict=True)]
-            axis.plot(calls, [r.decibels for r in shown], "o-", label=label, color=f"C{i % 10}", alpha=0.85, ms=3.5)
+            axis.plot(calls, [r.decibels for r in shown], "o-", label=label, color=colours(i), alpha=0.85, ms=3.5)
         axis.set(title=f"{title}, cfg 1", xlabel="model calls of the inversion", xscale="log")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("round trip without the record, PSNR (dB)")
