@@ -21,7 +21,7 @@ import torch
 
 import nodes
 
-PAIRS, STEPS, BATCH = 15, 20, 4
+PAIRS, STEPS, BATCH = 31, 20, 4
 
 
 def seconds(work: Callable[[], Any]) -> float:
