@@ -103,3 +103,8 @@ class Method(Protocol):
     def notes(self, count: int) -> list[str]:
         """Sentences for the report on an inversion of `count` steps: what this method did that a user should know."""
         ...
+
+
+def per_item(values: Tensor, like: Tensor) -> Tensor:
+    """One value for each batch item, (B,), shaped to broadcast against `like`, (B, ...)."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))

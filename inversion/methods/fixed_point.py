@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import InversionError
 from ..metrics import relative_difference
-from ..step import ImplicitStep, StepResult
+from ..step import ImplicitStep, StepResult, per_item
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class FixedPoint:
     Cost: 1 to `iterations` model calls per step. With one iteration and no warm start it is DDIM inversion.
     Sources: the iteration is that of FPI and AIDI (arXiv 2312.12540 v1, 2309.04907). The warm start from the last slope
     is Uni-Inv's (arXiv 2504.13109), whose extra first call is left out; the extrapolated one continues the last two
-    slopes linearly from step to step (in the ODE's time it overshoots where steps grow fast: at 4 steps of an eps model
-    it fell from 42 to 17 dB). Anderson acceleration as in AIDI, with Tikhonov regularisation.
+    slopes linearly from step to step (in the ODE's time it overshoots where steps grow fast). Anderson acceleration as
+    in AIDI, with Tikhonov regularisation.
 
     Every batch item runs by itself: it stops changing once its residual meets the tolerance, an iterate whose residual
     is worse than the item's best is not accepted, and the next try is then a shorter step from the best. So an
@@ -67,11 +67,11 @@ class FixedPoint:
             damping = torch.where(improved, 1.0, damping / 2)
             history = [*history, (image, image - point, improved)][-self.anderson - 1 :]
             accelerated = _anderson(history) if self.anderson else image
-            damped = torch.lerp(best.point, best.image, _per_item(damping, point))
+            damped = torch.lerp(best.point, best.image, per_item(damping, point))
             usable = improved & accelerated.flatten(1).isfinite().all(1)
-            point = torch.where(_per_item(usable, point), accelerated, damped)
+            point = torch.where(per_item(usable, point), accelerated, damped)
             solved = best.residual <= self.tolerance
-            point = torch.where(_per_item(solved, point), best.point, point)
+            point = torch.where(per_item(solved, point), best.point, point)
         memory = [*slopes, best.slope][-2:]
         return StepResult(best.image, best.point, best.slope, best.residual, calls, memory)
 
@@ -96,16 +96,12 @@ class _Iterates:
         residual = relative_difference(image, point)
         improved = residual < self.residual
         first = self.residual.isinf() & ~improved  # not even a first residual: keep it, so that the failure is seen
-        taken = _per_item(improved | first, point)
+        taken = per_item(improved | first, point)
         self.point = torch.where(taken, point, self.point)
         self.slope = torch.where(taken, slope, self.slope)
         self.image = torch.where(taken, image, self.image)
         self.residual = torch.where(improved, residual, self.residual)
         return improved
-
-
-def _per_item(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _anderson(history: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:

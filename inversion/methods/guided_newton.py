@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import InversionError
 from ..metrics import relative_difference
 from ..schedule import Grid
-from ..step import ImplicitStep, StepResult
+from ..step import ImplicitStep, StepResult, per_item
 
 STABILISER = 1e-2  # eta of the paper's Newton step; its value is given in neither paper nor code
 
@@ -89,7 +89,7 @@ class GuidedNewton:
             if calls == self.iterations or bool((best[4] <= self.tolerance).all()):
                 break
             solved = best[4] <= self.tolerance
-            point = torch.where(_per_item(solved, point), best[2], point + delta)
+            point = torch.where(per_item(solved, point), best[2], point + delta)
         assert best is not None
         _, image, point, slope, residual = best
         return StepResult(image, point, slope, residual, calls)
@@ -99,7 +99,7 @@ class GuidedNewton:
         image = problem.land(slope)
         prior = 0.5 * ((image - problem.clean) / problem.upper.sigma).square()
         objective = ((image - point).abs() + self.guidance * prior).flatten(1).sum(1)
-        delta = _per_item(objective / self._dimension(point), point) * (image - point).sign()
+        delta = per_item(objective / self._dimension(point), point) * (image - point).sign()
         return slope, image, objective, delta
 
     def _newton(self, problem: ImplicitStep, point: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -121,10 +121,10 @@ class GuidedNewton:
         value = objective.detach()
         if self.gradient == "min-norm":
             norm = g.flatten(1).square().sum(1).clamp(min=torch.finfo(g.dtype).tiny)
-            delta = -g * _per_item(value / norm, g)
+            delta = -g * per_item(value / norm, g)
         else:
             sign = torch.where(g < 0, -1.0, 1.0)
-            delta = -_per_item(value / self._dimension(point), g) / (g + STABILISER * sign)
+            delta = -per_item(value / self._dimension(point), g) / (g + STABILISER * sign)
         return slope.detach(), image.detach(), value, delta
 
     def _dimension(self, point: Tensor) -> int:
@@ -156,8 +156,4 @@ def _norm(x: Tensor) -> Tensor:
 def _better(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Of two (objective, ...) the one with the smaller objective, for each batch item."""
     smaller = a[0] < b[0]
-    return tuple(torch.where(_per_item(smaller, x), x, y) for x, y in zip(a, b, strict=True))
-
-
-def _per_item(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *[1] * (like.ndim - 1))
+    return tuple(torch.where(per_item(smaller, x), x, y) for x, y in zip(a, b, strict=True))
