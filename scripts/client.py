@@ -37,9 +37,13 @@ class Client:
         request = urllib.request.Request(f"{self.url}/prompt", body, {"Content-Type": "application/json"})
         try:
             with _direct().open(request, timeout=120) as answer:
-                return json.loads(answer.read())["prompt_id"]
+                accepted = json.loads(answer.read())
         except urllib.error.HTTPError as error:
             raise QueueError(error.read().decode()) from error
+        # The server runs the outputs that are in order and leaves out the others; half a graph is no answer here.
+        if accepted.get("node_errors"):
+            raise QueueError(json.dumps(accepted["node_errors"]))
+        return accepted["prompt_id"]
 
     def history(self, prompt_id: str) -> dict[str, Any] | None:
         """The finished run, None while it waits or works."""

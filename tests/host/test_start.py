@@ -6,7 +6,9 @@ import urllib.request
 from pathlib import Path
 from types import ModuleType
 
-from host import PACK, Host, Server
+import pytest
+from client import Client, QueueError, api_graph
+from host import PACK, REPOSITORY, Host, Server
 
 
 def test_in_process_the_host_comes_first(host: Host, pack: ModuleType) -> None:
@@ -22,3 +24,22 @@ def test_the_server_offers_the_packs_nodes(server: Server, pack: ModuleType) -> 
         offered = json.load(answer)
     ours = {name for name, node in offered.items() if node["python_module"] == f"custom_nodes.{PACK}"}
     assert ours == {node.GET_SCHEMA().node_id for node in nodes}, server.log.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"steps": 0}, "Value 0 smaller than min of 1"),
+        ({"eta": 1.5}, "Value 1.5 bigger than max"),
+        ({"latent": "vae"}, "Return type mismatch"),
+        ({"cfg": 3.0}, "`negative` is not connected"),
+    ],
+)
+def test_a_wrong_number_or_wire_is_refused_with_a_message(server: Server, wrong: dict, message: str) -> None:
+    graph = api_graph(json.loads((REPOSITORY / "workflows" / "first_edit.json").read_text(encoding="utf-8")))
+    of = {content["class_type"]: node for node, content in graph.items()}
+    if "latent" in wrong:
+        wrong = {"latent": [of["INV_DemoModel"], 2]}
+    graph[of["INV_EasyInv"]]["inputs"] |= wrong
+    with pytest.raises(QueueError, match=message):
+        Client(server.url).run(graph)
