@@ -40,7 +40,7 @@ def ratios(pack: Any, version: str, cfg: float) -> list[float]:
     settings |= {"length": 0.2, "placement": "after", "check": False, "steps": STEPS, "cfg": cfg}
 
     def invert() -> None:
-        pack.nodes.invert.InvertEasyInv.execute(
+        pack.nodes.easyinv.InvertEasyInv.execute(
             model=model, positive=positive, negative=negative, latent=latent, **settings
         )
 

@@ -3,10 +3,15 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .demo import DemoModel, DemoPicture
+from .easyinv import EasyInvSampler, InvertEasyInv
 from .edit import EditFromLatent
-from .invert import InvertEasyInv
+from .fixed_point import FixedPointSampler, InvertFixedPoint
+from .guided_nr import GuidedNRSampler, InvertGuidedNR
+from .noise import NoiseFromLatent
 
 
 class InversionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [InvertEasyInv, EditFromLatent, DemoModel, DemoPicture]
+        invert = [InvertEasyInv, InvertGuidedNR, InvertFixedPoint]
+        samplers = [EasyInvSampler, GuidedNRSampler, FixedPointSampler, NoiseFromLatent]
+        return [*invert, EditFromLatent, *samplers, DemoModel, DemoPicture]

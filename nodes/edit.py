@@ -7,7 +7,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..inversion import Callback, Denoiser, Grid, InversionError, sample
+from ..inversion import Callback, Grid, InversionError, sample
 from . import host, record
 from .schema import CATEGORY, report_text, schema
 
@@ -76,13 +76,14 @@ class EditFromLatent(io.ComfyNode):
             )
         steps = len(sigmas) - 1
 
-        def walk(denoiser: Denoiser, x: Tensor, grid: Grid, callback: Callback) -> Tensor:
+        def walk(denoiser: host.HostDenoiser, x: Tensor, grid: Grid, callback: Callback) -> Tensor:
             start = x if source is None else source.latent.to(x)  # the record's, which no node in between has rounded
             region = None if mask is None else mask.to(x)
             return sample(denoiser, start, grid, callback=callback, source=source, mask=region)
 
         started = time.perf_counter()
-        edited = host.run(model, positive, negative, cfg, samples, sigmas, walk, steps)
+        ancestral = source is not None and source.grid.ancestral
+        edited = host.run(model, positive, negative, cfg, samples, sigmas, walk, steps, ancestral)
         lines = [f"{steps} steps at cfg {cfg:g}, {steps} model calls, {time.perf_counter() - started:.1f} seconds."]
         if source is not None:
             lines.append(f"Came down on the record of {source.method}, {source.grid.steps} steps.")

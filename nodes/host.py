@@ -6,8 +6,12 @@ interrupts are the host's.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import comfy.k_diffusion.sampling
+import comfy.model_management
 import comfy.model_sampling
 import comfy.samplers
 import comfy.utils
@@ -15,10 +19,34 @@ import latent_preview
 import torch
 from torch import Tensor
 
-from ..inversion import Callback, Denoiser, Grid, InversionError, Level
+from ..inversion import Callback, Grid, InversionError, Level
 from ..inversion.schedule import Kind
 
-Walk = Callable[[Denoiser, Tensor, Grid, Callback], Tensor]
+
+@dataclass(frozen=True)
+class HostDenoiser:
+    """The host's guider as a `Denoiser`.
+
+    Arguments:
+        guider: what the host gives a sampler; its model is loaded and its conditioning prepared.
+        options: what the host wants passed on with each call: this run's own copy of the model options, and the seed.
+    """
+
+    guider: Any
+    options: dict[str, Any]
+
+    def __call__(self, x: Tensor, level: Level) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        denoised = self.guider(x, x.new_full((x.shape[0],), level.sigma), **self.options)
+        if not denoised.any():
+            raise InversionError(
+                f"At sigma {level.sigma:g} the model gave nothing but zeros: no conditioning is active there. A prompt "
+                "with a timestep range (ConditioningSetTimestepRange) needs others that cover the rest; combine them."
+            )
+        return denoised
+
+
+Walk = Callable[[HostDenoiser, Tensor, Grid, Callback], Tensor]
 """What runs in place of a sampler function: (denoiser, x, grid, callback) -> x, all in the model's state space."""
 
 
@@ -51,10 +79,15 @@ class WalkSampler(comfy.samplers.KSAMPLER):
 
     The host's own wrapping is skipped on purpose: its noise scaling would multiply a flow latent by 1 - sigma = 0, its
     inverse would divide by it, and its mask blend would show the model the clean picture where noise belongs.
+
+    Arguments:
+        walk: what to run.
+        ancestral: whether its grid has ancestral steps.
     """
 
-    def __init__(self, walk: Walk) -> None:
+    def __init__(self, walk: Walk, ancestral: bool = False) -> None:
         super().__init__(walk)
+        self.ancestral = ancestral
 
     def sample(
         self,
@@ -67,26 +100,43 @@ class WalkSampler(comfy.samplers.KSAMPLER):
         denoise_mask: Tensor | None = None,
         disable_pbar: bool = False,
     ) -> Tensor:
-        grid = Grid.from_sigmas(sigmas.tolist(), kind(model_wrap.inner_model.model_sampling))
-
-        def denoiser(x: Tensor, level: Level) -> Tensor:
-            return model_wrap(x, x.new_full((x.shape[0],), level.sigma), **extra_args)
+        family = kind(model_wrap.inner_model.model_sampling)
+        grid = Grid.from_sigmas(sigmas.tolist(), family, ancestral=self.ancestral)
 
         def report(index: int, total: int, x: Tensor, denoised: Tensor) -> None:
             if callback is not None:
                 callback(index, denoised, x, total)
 
-        return self.sampler_function(denoiser, latent_image, grid, report)
+        return self.sampler_function(HostDenoiser(model_wrap, extra_args), latent_image, grid, report)
+
+
+def fixed_noise(denoiser: HostDenoiser, x: Tensor, grid: Grid) -> Tensor | None:
+    """What the host's `euler_ancestral` adds at each step with this run's seed, (N, B, C, ...); None on other grids."""
+    if not grid.ancestral:
+        return None
+    draw = comfy.k_diffusion.sampling.default_noise_sampler(x, seed=denoiser.options["seed"])
+    scale = getattr(denoiser.guider.inner_model.model_sampling, "noise_scale", 1.0)  # newer hosts' flow models
+    return torch.stack([draw(upper.sigma, lower.sigma) * scale for upper, lower in pairwise(grid.levels)])
 
 
 def run(
-    model: Any, positive: Any, negative: Any, cfg: float, samples: Tensor, sigmas: Tensor, walk: Walk, calls: int
+    model: Any,
+    positive: Any,
+    negative: Any,
+    cfg: float,
+    samples: Tensor,
+    sigmas: Tensor,
+    walk: Walk,
+    calls: int,
+    ancestral: bool = False,
+    seed: int = 0,
 ) -> Tensor:
     """Run `walk` through the host's CFGGuider on a LATENT's samples; returns samples in the same (VAE) space.
 
     Arguments:
         negative: None is allowed at cfg 1, where the host does not evaluate it.
         calls: how many times the walk will report progress.
+        ancestral: whether the walk's grid has ancestral steps; `seed` is then that of their noise.
     """
     guider = comfy.samplers.CFGGuider(model)
     if negative is None:
@@ -102,7 +152,8 @@ def run(
     preview = latent_preview.prepare_callback(model, calls)
     quiet = not comfy.utils.PROGRESS_BAR_ENABLED
     noise = torch.zeros_like(samples)
-    return guider.sample(noise, samples, WalkSampler(walk), sigmas, callback=preview, disable_pbar=quiet, seed=0)
+    sampler = WalkSampler(walk, ancestral)
+    return guider.sample(noise, samples, sampler, sigmas, callback=preview, disable_pbar=quiet, seed=seed)
 
 
 def samples_for(model: Any, latent: dict) -> Tensor:
@@ -173,12 +224,11 @@ class InvertedNoise:
         model: the MODEL that was inverted; its sampling rule is read when the noise is asked for.
         x: the inverted latent in the model's state space, (B, C, ...).
         sigma: the level of `x`.
+        seed: what the host's sampler gets for a seed, which decides the noise that `euler_ancestral` adds.
     """
 
-    seed = 0
-
-    def __init__(self, model: Any, x: Tensor, sigma: float) -> None:
-        self.model, self.x, self.sigma = model, x.float().cpu(), sigma
+    def __init__(self, model: Any, x: Tensor, sigma: float, seed: int = 0) -> None:
+        self.model, self.x, self.sigma, self.seed = model, x.float().cpu(), sigma, seed
 
     def generate_noise(self, latent: dict) -> Tensor:
         samples = latent["samples"].float().cpu()

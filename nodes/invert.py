@@ -1,19 +1,24 @@
-"""Invert Image nodes: a picture's latent to the noise that regenerates it."""
+"""What all Invert Image nodes and their SAMPLERs share: a picture's latent to the noise that regenerates it."""
 
+import contextlib
+import logging
 import time
-from typing import Any, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import comfy.samplers
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..inversion import Callback, Denoiser, EasyInv, Grid, Inversion, Method, invert, psnr, sample
-from . import host, record
-from .schema import CATEGORY, advanced, report_text, schema
+from ..inversion import Callback, Grid, GuidedNewton, Inversion, Method, invert, psnr, sample
+from . import gradient, host, record
+from .schema import advanced, report_text
 
-# EasyInv's settings from the paper (section 4.1 and the authors' example): eta, start, length.
-PRESETS = {"SD1.x": (0.5, 0.05, 0.2), "SDXL": (0.8, 0.85, 0.1)}
+# PSNR of a latent's round trip, in dB: what looks the same (the demo model's codec has 33), and what looks alike.
+NEAR, ALIKE = 38.0, 28.0
+SAMPLERS = ["euler", "euler_ancestral"]
 OUTPUTS = [
     io.Latent.Output(
         "latent_out",
@@ -30,14 +35,25 @@ OUTPUTS = [
     io.String.Output("report", display_name="report", tooltip="What was done and how well it went, in plain words."),
 ]
 
+SAMPLER_OUTPUT = [
+    io.Sampler.Output(
+        "sampler_out",
+        display_name="sampler",
+        tooltip="Its result is the inverted latent; come down with Edit From Latent and the same SIGMAS, or give it to "
+        "Noise From Latent.",
+    )
+]
 
-def common_inputs() -> list[io.Input]:
+
+def common_inputs(steps: int = 20) -> list[io.Input]:
     """What every Invert node takes before its own settings."""
     return [
         io.Model.Input("model", tooltip="The model to invert with. Edit with the same one, or one of its family."),
         io.Conditioning.Input("positive", tooltip="What the picture shows, in the words you would prompt it with."),
         io.Latent.Input("latent", tooltip="The picture, from VAE Encode with the model's own VAE."),
-        io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Number of steps. More steps invert more exactly."),
+        io.Int.Input(
+            "steps", default=steps, min=1, max=10000, tooltip="Number of steps. More steps invert more exactly."
+        ),
         io.Float.Input(
             "cfg",
             default=1.0,
@@ -80,8 +96,77 @@ def late_inputs() -> list[io.Input]:
     ]
 
 
+def sampler_inputs(seed: bool = True) -> list[io.Input]:
+    """Which sampler will come down, and its seed; a SAMPLER gets the seed from the NOISE."""
+    choice = advanced(
+        io.Combo.Input(
+            "sampler",
+            options=SAMPLERS,
+            default="euler",
+            tooltip="The sampler to invert. euler_ancestral, which Turbo models are made for, with the noise that it "
+            "adds held fixed: come down with Edit From Latent, or with the host's euler_ancestral and the same seed.",
+        )
+    )
+    if not seed:
+        return [choice]
+    number = io.Int.Input(
+        "seed",
+        default=0,
+        min=0,
+        max=0xFFFFFFFFFFFFFFFF,
+        control_after_generate=False,
+        tooltip="Of the noise that euler_ancestral adds; euler does not read it.",
+    )
+    return [choice, advanced(number)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to invert: what an Invert node and a SAMPLER have in common.
+
+    Arguments:
+        method: the method.
+        choose_gradient: for GuidedNewton: choose its gradient when the model is loaded (see `gradient.prepared`).
+        sampler: the sampler to invert, one of SAMPLERS.
+    """
+
+    method: Method
+    choose_gradient: bool = False
+    sampler: str = "euler"
+
+    @property
+    def ancestral(self) -> bool:
+        return self.sampler == "euler_ancestral"
+
+    def climb(self, denoiser: host.HostDenoiser, x: Tensor, grid: Grid, callback: Callback) -> tuple[Inversion, str]:
+        """The inversion, and a sentence on what was chosen on the way ("" where nothing was)."""
+        with self._ready(denoiser, x, grid) as (method, start, remark):
+            noise = host.fixed_noise(denoiser, start, grid)
+            found = invert(denoiser, start, grid, method, callback=callback, noise=noise, store=torch.device("cpu"))
+        return found, remark
+
+    @contextlib.contextmanager
+    def _ready(self, denoiser: host.HostDenoiser, x: Tensor, grid: Grid) -> Iterator[tuple[Method, Tensor, str]]:
+        if isinstance(self.method, GuidedNewton):
+            with gradient.prepared(self.method, self.choose_gradient, denoiser, x, grid) as ready:
+                yield ready
+        else:
+            yield self.method, x, ""
+
+
+def inverting_sampler(plan: Plan) -> host.WalkSampler:
+    """A SAMPLER that inverts: for SamplerCustomAdvanced, with any guider and ordinary descending SIGMAS."""
+
+    def walk(denoiser: host.HostDenoiser, x: Tensor, grid: Grid, callback: Callback) -> Tensor:
+        inversion, remark = plan.climb(denoiser, x, grid, callback)
+        logging.info(report_text([inversion.verdict, inversion.report(), remark]))
+        return inversion.latent.to(x.device)
+
+    return host.WalkSampler(walk, plan.ancestral)
+
+
 def run_inversion(
-    method: Method,
+    plan: Plan,
     model: Any,
     positive: Any,
     negative: Any,
@@ -90,123 +175,59 @@ def run_inversion(
     sigmas: Tensor,
     check: bool,
     remarks: list[str],
+    seed: int = 0,
 ) -> io.NodeOutput:
-    """Invert with `method` and make the four outputs that every Invert node has."""
+    """Invert by `plan` and make the four outputs that every Invert node has."""
     samples = host.samples_for(model, latent)
     steps = len(sigmas) - 1
     total = 2 * steps if check else steps
     results: list[Inversion] = []
+    checked: list[float] = []
 
-    def walk(denoiser: Denoiser, x: Tensor, grid: Grid, callback: Callback) -> Tensor:
+    def walk(denoiser: host.HostDenoiser, x: Tensor, grid: Grid, callback: Callback) -> Tensor:
         def upward(index: int, _: int, state: Tensor, denoised: Tensor) -> None:
             callback(index, total, state, denoised)
 
         def downward(index: int, _: int, state: Tensor, denoised: Tensor) -> None:
             callback(steps + index, total, state, denoised)
 
-        inversion = invert(denoiser, x, grid, method, callback=upward, store=torch.device("cpu"))
+        inversion, remark = plan.climb(denoiser, x, grid, upward)
         results.append(inversion)
+        remarks.append(remark)
         latent_out = inversion.latent.to(x.device)
         if check:
-            back = sample(denoiser, latent_out, grid, callback=downward)
-            remarks.append(
-                f"Checked: the sampler alone, without the record, comes back to the picture's latent at "
-                f"{psnr(x.float(), back):.1f} dB ({steps} more model calls)."
-            )
+            back = sample(denoiser, latent_out, grid, callback=downward, noise=inversion.noise)
+            checked.append(psnr(x.float(), back))
         return latent_out
 
     started = time.perf_counter()
-    inverted = host.run(model, positive, negative, cfg, samples, sigmas, walk, total)
+    inverted = host.run(model, positive, negative, cfg, samples, sigmas, walk, total, plan.ancestral, seed)
     seconds = time.perf_counter() - started
 
     (inversion,) = results
     out = {**latent, "samples": inverted, record.KEY: record.write(model, inversion, cfg)}
-    noise = host.InvertedNoise(model, inversion.latent, float(sigmas[0]))
-    lines = [inversion.report(), *remarks, f"{seconds:.1f} seconds at cfg {cfg:g}."]
+    noise = host.InvertedNoise(model, inversion.latent, float(sigmas[0]), seed)
+    verdict = check_verdict(checked[0], steps) if check else inversion.verdict
+    lines = [verdict, inversion.report(), *remarks, f"{seconds:.1f} seconds at cfg {cfg:g}."]
     return io.NodeOutput(out, noise, sigmas, report_text(lines))
 
 
-class InvertEasyInv(io.ComfyNode):
-    """EasyInv, arXiv 2408.05159."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        custom = "Used when preset is custom."
-        return schema(
-            node_id="INV_EasyInv",
-            display_name="Invert Image (EasyInv)",
-            category=CATEGORY,
-            description="Turns a picture's latent into the noise that regenerates it. One model call per step.",
-            search_aliases=["unsample", "unsampler", "noise inversion", "ddim inversion", "flip sigmas", "reconstruct"],
-            inputs=[
-                *common_inputs(),
-                io.Combo.Input(
-                    "preset",
-                    options=["auto", *PRESETS, "custom"],
-                    default="auto",
-                    tooltip="EasyInv's settings from the paper. auto: SDXL's for SDXL models, SD1.x's for all others.",
-                ),
-                io.Float.Input(
-                    "eta",
-                    default=0.5,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip=f"Weight of the new latent in the blend; 1 is plain DDIM inversion. {custom}",
-                ),
-                io.Float.Input(
-                    "start",
-                    default=0.05,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip=f"Share of steps before the blend. {custom}",
-                ),
-                io.Float.Input(
-                    "length", default=0.2, min=0.0, max=1.0, step=0.01, tooltip=f"Share of steps to blend. {custom}"
-                ),
-                advanced(
-                    io.Combo.Input(
-                        "placement",
-                        options=["after", "before"],
-                        default="after",
-                        tooltip="after: as in the paper. before: as in the authors' scripts.",
-                    )
-                ),
-                *late_inputs(),
-            ],
-            outputs=OUTPUTS,
+def check_verdict(decibels: float, steps: int) -> str:
+    """What a round trip by the sampler alone, without the record, says; `decibels` is the PSNR of the latent."""
+    if decibels >= NEAR:
+        what = "Inverted well: the sampler alone comes back near the picture"
+    elif decibels >= ALIKE:
+        what = "Inverted fairly: the sampler alone comes back to something like the picture"
+    else:
+        what = (
+            "The inversion did not work well: the sampler alone comes back to another picture. Lower cfg toward 1, "
+            "use more steps or more iterations. It came back"
         )
+    return f"{what} (checked: {decibels:.1f} dB in the latent, {steps} more model calls)."
 
-    @classmethod
-    def execute(
-        cls,
-        model: Any,
-        positive: Any,
-        latent: dict,
-        steps: int,
-        cfg: float,
-        scheduler: str,
-        denoise: float,
-        preset: str,
-        eta: float,
-        start: float,
-        length: float,
-        placement: Literal["after", "before"],
-        check: bool,
-        negative: Any = None,
-        sigmas: Tensor | None = None,
-    ) -> io.NodeOutput:
-        remarks = []
-        if preset == "auto":
-            preset = "SDXL" if type(model.get_model_object("latent_format")).__name__.startswith("SDXL") else "SD1.x"
-            remarks.append(f"Preset auto chose {preset}'s settings.")
-            if host.model_kind(model) == "flow":
-                remarks.append("The EasyInv paper shows no flow model: compare eta 1, which is plain DDIM inversion.")
-        if preset != "custom":
-            eta, start, length = PRESETS[preset]
-        method = EasyInv(eta, start, length, placement)
-        if sigmas is None:
-            sigmas = host.scheduled_sigmas(model, steps, scheduler, denoise)
-        sigmas = host.checked_sigmas(model, sigmas)
-        return run_inversion(method, model, positive, negative, latent, cfg, sigmas, check, remarks)
+
+def sigmas_for(model: Any, sigmas: Tensor | None, steps: int, scheduler: str, denoise: float) -> Tensor:
+    """The noise levels to invert on: those connected, or the host's schedule."""
+    if sigmas is None:
+        sigmas = host.scheduled_sigmas(model, steps, scheduler, denoise)
+    return host.checked_sigmas(model, sigmas)

@@ -6,6 +6,7 @@ from typing import Any
 from comfy_api.latest import io
 
 CATEGORY = "inversion"
+SAMPLING = f"{CATEGORY}/sampling"
 
 
 def schema(**fields: Any) -> io.Schema:

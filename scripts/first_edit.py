@@ -117,7 +117,7 @@ def one(client: Client, graph: Graph, base: Path) -> tuple[list[Any], dict[str, 
     return pictures, {
         "round_trip_latent_relative_error": float(f"{error:.2g}"),
         "round_trip_latent_psnr_db": rounded(psnr(source, back)),
-        "round_trip_without_record_latent_psnr_db": figure(r"at ([\d.]+) dB"),
+        "round_trip_without_record_latent_psnr_db": figure(r"checked: ([\d.]+) dB"),
         "round_trip_picture_psnr_db": rounded(-10 * float(np.log10(max(mean_square, 1e-12)))),
         "model_calls_inversion": int(figure(r"(\d+) model calls")),
         "seconds_inversion_and_check": figure(r"([\d.]+) seconds"),

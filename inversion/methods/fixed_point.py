@@ -53,7 +53,7 @@ class FixedPoint:
 
     def step(self, problem: ImplicitStep, memory: Any = None) -> StepResult:
         slopes: list[Tensor] = memory or []
-        point = self._start(problem, slopes)
+        point = problem.carried() if self.warm_start is False else predicted(problem, slopes, self.warm_start)
         best = _Iterates(point)
         history: list[tuple[Tensor, Tensor, Tensor]] = []  # F(p), F(p) - p and which items accepted p
         damping = torch.ones(len(point), dtype=point.dtype, device=point.device)
@@ -75,12 +75,14 @@ class FixedPoint:
         memory = [*slopes, best.slope][-2:]
         return StepResult(best.image, best.point, best.slope, best.residual, calls, memory)
 
-    def _start(self, problem: ImplicitStep, slopes: list[Tensor]) -> Tensor:
-        if not slopes or self.warm_start is False:
-            return problem.carried()
-        if self.warm_start == "last" or len(slopes) == 1:
-            return problem.land(slopes[-1])
-        return problem.land(2 * slopes[-1] - slopes[-2])
+
+def predicted(problem: ImplicitStep, slopes: list[Tensor], how: Literal[True, "last"]) -> Tensor:
+    """The warm start from the slopes of the steps before: the last one, or (True) the line through the last two."""
+    if not slopes:
+        return problem.carried()
+    if how == "last" or len(slopes) == 1:
+        return problem.land(slopes[-1])
+    return problem.land(2 * slopes[-1] - slopes[-2])
 
 
 class _Iterates:

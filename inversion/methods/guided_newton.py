@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from ..errors import InversionError
+from ..gradient import differentiable
 from ..metrics import relative_difference
 from ..schedule import Grid
 from ..step import ImplicitStep, StepResult, per_item
+from .fixed_point import predicted
 
 STABILISER = 1e-2  # eta of the paper's Newton step; its value is given in neither paper nor code
 
@@ -40,7 +42,8 @@ class GuidedNewton:
                 the choice of iterate.
         dimension: D; default the number of elements of one batch item. The released code has 16384 whatever the size.
         start: the first iterate: "native", the known state carried in the model's native scale (the paper's DDIM
-            form), or "state", the sampler's state as it stands, noise and all (what the released Turbo code does).
+            form), "state", the sampler's state as it stands, noise and all (what the released Turbo code does), or
+            "extrapolated", the warm start of `FixedPoint`, which neither has and which is better than both.
         tolerance: relative residual at which a step is solved; 0 spends all iterations.
 
     The prior G is that of q(y | x) = N(gamma x, beta I), the forward process from the known state x at level a to level
@@ -52,7 +55,7 @@ class GuidedNewton:
     guidance: float = 0.1
     gradient: Literal["sign", "autograd", "min-norm"] = "sign"
     dimension: int | None = None
-    start: Literal["native", "state"] = "native"
+    start: Literal["native", "state", "extrapolated"] = "native"
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:
@@ -61,21 +64,25 @@ class GuidedNewton:
                 "GuidedNewton takes iterations >= 1, guidance >= 0 and tolerance >= 0, got iterations "
                 f"{self.iterations}, guidance {self.guidance:g}, tolerance {self.tolerance:g}."
             )
-        if self.gradient not in ("sign", "autograd", "min-norm") or self.start not in ("native", "state"):
+        if self.gradient not in ("sign", "autograd", "min-norm") or self.start not in (
+            "native",
+            "state",
+            "extrapolated",
+        ):
             raise InversionError(
-                "GuidedNewton's gradient is 'sign', 'autograd' or 'min-norm' and its start 'native' or 'state', got "
-                f"{self.gradient!r} and {self.start!r}."
+                "GuidedNewton's gradient is 'sign', 'autograd' or 'min-norm' and its start 'native', 'state' or "
+                f"'extrapolated', got {self.gradient!r} and {self.start!r}."
             )
         if self.dimension is not None and self.dimension < 1:
             raise InversionError(f"GuidedNewton's dimension must be 1 or more, got {self.dimension}.")
 
     def notes(self, count: int) -> list[str]:
         del count
-        return []
+        return [] if self.gradient == "sign" else ["Each of them has a backward pass as well."]
 
     def step(self, problem: ImplicitStep, memory: Any = None) -> StepResult:
-        del memory
-        point = problem.state if self.start == "state" else problem.carried()
+        slopes: list[Tensor] = memory or []
+        point = self._start(problem, slopes)
         best: tuple[Tensor, ...] | None = None
         calls = 0
         for calls in range(1, self.iterations + 1):
@@ -92,7 +99,12 @@ class GuidedNewton:
             point = torch.where(per_item(solved, point), best[2], point + delta)
         assert best is not None
         _, image, point, slope, residual = best
-        return StepResult(image, point, slope, residual, calls)
+        return StepResult(image, point, slope, residual, calls, [*slopes, slope][-2:])
+
+    def _start(self, problem: ImplicitStep, slopes: list[Tensor]) -> Tensor:
+        if self.start == "state":
+            return problem.state
+        return predicted(problem, slopes, True) if self.start == "extrapolated" else problem.carried()
 
     def _sign(self, problem: ImplicitStep, point: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         slope = problem.slope(point)
@@ -105,13 +117,7 @@ class GuidedNewton:
     def _newton(self, problem: ImplicitStep, point: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         with torch.enable_grad():
             y = point.detach().clone().requires_grad_()
-            denoised = problem.denoise(y)
-            if not denoised.requires_grad:
-                raise InversionError(
-                    f"GuidedNewton with gradient {self.gradient!r} needs a denoiser that can be differentiated, but "
-                    "this one gives none (it runs under no_grad or inference_mode, or is compiled or quantised). Use "
-                    "gradient 'sign', or FixedPoint, which need none."
-                )
+            denoised = differentiable(problem.denoise(y))
             slope = problem.grid.slope(y, denoised, problem.upper)
             image = problem.land(slope)
             objective = (y - image).abs().flatten(1).sum(1)

@@ -11,18 +11,14 @@ import comfy.supported_models
 import torch
 from torch import Tensor
 
-EASYINV = {
-    "steps": 20,
-    "cfg": 1.0,
-    "scheduler": "normal",
-    "denoise": 1.0,
-    "preset": "auto",
-    "eta": 0.5,
-    "start": 0.05,
-    "length": 0.2,
-    "placement": "after",
-    "check": False,
-}
+INVERT = {"EasyInv": "easyinv", "GuidedNR": "guided_nr", "FixedPoint": "fixed_point"}
+"""Invert nodes by what follows INV_ in their id, and their modules."""
+
+
+def defaults(node: Any) -> dict[str, Any]:
+    """What a node's widgets show when it is new."""
+    inputs = node.define_schema().inputs
+    return {i.id: i.options[0] if i.default is None else i.default for i in inputs if hasattr(i, "default")}
 
 
 def relative(a: Tensor, b: Tensor) -> float:
@@ -40,11 +36,17 @@ class Bench:
     negative: Any
     latent: dict
 
-    def invert(self, **inputs: Any) -> tuple[dict, Any, Tensor, str]:
-        """(LATENT, NOISE, SIGMAS, report) of Invert Image (EasyInv)."""
-        given = {"model": self.model, "positive": self.positive, "latent": self.latent, **EASYINV, **inputs}
+    def invert(self, method: str = "EasyInv", **inputs: Any) -> tuple[dict, Any, Tensor, str]:
+        """(LATENT, NOISE, SIGMAS, report) of an Invert Image node."""
+        node = getattr(getattr(self.pack.nodes, INVERT[method]), f"Invert{method}")
+        given = {"model": self.model, "positive": self.positive, "latent": self.latent, **defaults(node), **inputs}
         with torch.inference_mode():
-            return self.pack.nodes.invert.InvertEasyInv.execute(**given).args
+            return node.execute(**given).args
+
+    def sampler(self, method: str, **inputs: Any) -> Any:
+        """The inverting SAMPLER of a method."""
+        node = getattr(getattr(self.pack.nodes, INVERT[method]), f"{method}Sampler")
+        return node.execute(**{**defaults(node), **inputs}).args[0]
 
     def edit(self, **inputs: Any) -> tuple[dict, str]:
         """(LATENT, report) of Edit From Latent."""

@@ -188,7 +188,7 @@ def test_reports_say_what_happened(bench: Bench) -> None:
     assert "touches none of the 4 steps" in bench.invert(steps=4)[3]
     assert "Preset auto chose SD1.x" in bench.invert(steps=5)[3]
     checked = bench.invert(steps=10, check=True)[3]
-    assert " dB (10 more model calls)" in checked
+    assert " dB in the latent, 10 more model calls)" in checked
     assert ("shows no flow model" in checked) == (bench.invert.__self__.model.model.model_type.name == "FLOW")
 
 

@@ -1,0 +1,158 @@
+"""Gradients through the host's models: when they can be had, and the state that the host has to be in for them."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import comfy.model_management
+import torch
+from comfy.ldm.modules.attention import attention_pytorch
+from torch import Tensor, nn
+
+from ..inversion import Grid, GuidedNewton, InversionError
+from ..inversion.gradient import backward_memory, gradient_error
+from .host import HostDenoiser
+
+# How near a right gradient is to a central difference at the least, by what the model computes in, and the length of
+# that difference: below it rounding shows, above it curvature.
+AGREEMENT = {torch.float32: (5e-3, 2e-3), torch.float16: (5e-2, 3e-2), torch.bfloat16: (2e-1, 1e-1)}
+PROBE_CALLS = 4
+
+
+@contextlib.contextmanager
+def prepared(
+    method: GuidedNewton, automatic: bool, denoiser: HostDenoiser, x: Tensor, grid: Grid
+) -> Iterator[tuple[GuidedNewton, Tensor, str]]:
+    """The host ready for `method`: what to invert with, from where, and a sentence on the gradient.
+
+    Automatic: at cfg 1 the sign step, which does as well there as a gradient through the model, without its backward
+    passes; guided, the minimum-norm step, which is the more robust one, where the host can differentiate the model.
+
+    Arguments:
+        method: its gradient counts if not `automatic`.
+        x: the clean latent, as the host gave it.
+
+    Raises:
+        InversionError: the method wants a gradient that this model, as it is loaded, does not give.
+    """
+    sign = dataclasses.replace(method, gradient="sign")
+    if automatic and float(getattr(denoiser.guider, "cfg", 1.0)) == 1.0:
+        yield sign, x, "Gradient: the sign step (auto; at cfg 1 a gradient through the model gains nothing)."
+        return
+    if not automatic and method.gradient == "sign":
+        yield sign, x, "Gradient: the sign step."
+        return
+    wanted = dataclasses.replace(method, gradient="min-norm") if automatic else method
+    with contextlib.ExitStack() as stack:
+        reason = obstacle(denoiser)
+        if reason is None:
+            stack.enter_context(recording(denoiser))
+            recordable = x.clone()  # not an inference tensor
+            reason, finding = _probed(denoiser, recordable, grid)
+            if reason is None:
+                why = " (auto)" if automatic else ""
+                yield wanted, recordable, f"Gradient: {wanted.gradient}{why}, through the model; {finding}."
+                return
+    if not automatic:
+        raise InversionError(
+            f"Gradient '{wanted.gradient}' differentiates the model, which cannot be done here: {reason}. "
+            "Use gradient 'auto' or 'sign', or Invert Image (Fixed Point), which need no gradient."
+        )
+    yield sign, x, f"Gradient: the sign step (auto; the model cannot be differentiated here: {reason})."
+
+
+def obstacle(denoiser: HostDenoiser) -> str | None:
+    """Why the model, as it is loaded, would give no gradient or a wrong one; None if nothing speaks against it."""
+    options = denoiser.options["model_options"]
+    if "multigpu_clones" in options:
+        return "it runs on several GPUs"
+    if "torch_compile_kwargs" in options:
+        return "it is compiled"
+    for patcher in _patchers(denoiser):
+        if getattr(patcher, "is_dynamic", bool)():  # newer hosts
+            return "its weights come and go while it runs (dynamic VRAM; --disable-dynamic-vram turns that off)"
+        if getattr(patcher.model, "model_lowvram", False):
+            return "a part of it is offloaded to main memory, and comes and goes while it runs"
+        if any(hasattr(module, "_orig_mod") for module in patcher.model.modules()):
+            return "it is compiled"
+        quantised = [weight for weight in patcher.model.parameters() if _is_quantised(weight)]
+        if quantised:
+            kind = f"{type(quantised[0]).__name__} of {str(quantised[0].dtype).removeprefix('torch.')}"
+            return f"its weights are quantised ({kind})"
+    return None
+
+
+@contextlib.contextmanager
+def recording(denoiser: HostDenoiser) -> Iterator[None]:
+    """The host in the state in which its models can be differentiated, and as it was afterwards.
+
+    It runs nodes in inference mode, where nothing is recorded and weights that were loaded are marked as never to be;
+    newer versions have a switch that their own training sets, without which fused kernels have no backward; some models
+    write into tensors that the backward pass needs; and not every attention the user may have chosen has a gradient.
+    """
+    management = comfy.model_management
+    transformer = denoiser.options["model_options"].setdefault("transformer_options", {})
+    training = getattr(management, "in_training", None)
+    with torch.inference_mode(False), torch.autograd.graph.allow_mutation_on_saved_tensors():
+        for patcher in _patchers(denoiser):
+            _unmark(patcher.model)
+        transformer.setdefault("optimized_attention_override", _differentiable_attention)
+        if training is not None:
+            management.in_training = True
+        try:
+            yield
+        finally:
+            if training is not None:
+                management.in_training = training
+            if transformer.get("optimized_attention_override") is _differentiable_attention:
+                del transformer["optimized_attention_override"]
+
+
+def _differentiable_attention(chosen: Callable, *args: Any, **kwargs: Any) -> Tensor:
+    del chosen
+    return attention_pytorch(*args, **kwargs)
+
+
+def _unmark(module: nn.Module) -> None:
+    """Replace inference tensors among the weights by ordinary ones of the same value, one at a time."""
+    for part in module.modules():
+        for name, weight in list(part._parameters.items()):
+            if weight is not None and weight.is_inference():
+                part._parameters[name] = nn.Parameter(weight.detach().clone(), requires_grad=False)
+        for name, buffer in list(part._buffers.items()):
+            if buffer is not None and buffer.is_inference():
+                part._buffers[name] = buffer.clone()
+
+
+def _probed(denoiser: HostDenoiser, x: Tensor, grid: Grid) -> tuple[str | None, str]:
+    """What speaks against the gradient at the first step, if anything, and else what was found."""
+    lower, upper = grid.upward()[0]
+    x = x * (grid.native(upper) / grid.native(lower))
+    model = denoiser.guider.inner_model
+    compute = model.manual_cast_dtype or model.get_dtype()
+    tolerance, step = AGREEMENT.get(compute, AGREEMENT[torch.float32])
+    try:
+        error = gradient_error(denoiser, x, upper, grid, step)
+        kept = backward_memory(denoiser, x, upper, model.parameters())
+    except comfy.model_management.InterruptProcessingException:
+        raise  # older hosts make it an Exception
+    except comfy.model_management.OOM_EXCEPTION:
+        comfy.model_management.soft_empty_cache()
+        return "its backward pass needs more memory than there is", ""
+    except Exception as error:  # whatever the model, a patch or a kernel has against it
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", ""
+    if not error <= tolerance:
+        return f"its gradient is off by {error:.0%} from a central difference", ""
+    found = f"it agrees with a central difference to {error:.0e} ({PROBE_CALLS} more model calls)"
+    return None, f"{found} and keeps {kept / 2**20:.0f} MB for the backward pass"
+
+
+def _patchers(denoiser: HostDenoiser) -> list[Any]:
+    """The model and what was loaded with it, such as ControlNets."""
+    return [denoiser.guider.model_patcher, *denoiser.guider.loaded_models]
+
+
+def _is_quantised(weight: Tensor) -> bool:
+    plain = type(weight) in (Tensor, nn.Parameter)
+    return not plain or weight.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16)

@@ -1,0 +1,45 @@
+"""Noise From Latent: an inverted latent as NOISE, for samplers that start from noise."""
+
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from . import host
+from .schema import SAMPLING, schema
+
+
+class NoiseFromLatent(io.ComfyNode):
+    """What the Invert nodes' noise output is, for a latent that an inverting SAMPLER made."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="INV_NoiseFromLatent",
+            display_name="Noise From Latent",
+            category=SAMPLING,
+            description="An inverted latent as NOISE: SamplerCustomAdvanced with the original latent as latent_image "
+            "then starts at the inverted one, for flow models too, where a latent alone would be multiplied by 0.",
+            search_aliases=["inverted noise", "latent as noise"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model that inverted."),
+                io.Latent.Input("latent", tooltip="The inverted latent, from SamplerCustomAdvanced."),
+                io.Sigmas.Input("sigmas", tooltip="The SIGMAS of the way down, the same as of the inversion."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=False,
+                    tooltip="What the sampler gets for a seed. For euler_ancestral: the seed of the inversion's NOISE.",
+                ),
+            ],
+            outputs=[
+                io.Noise.Output("noise", display_name="noise", tooltip="For SamplerCustomAdvanced, on these SIGMAS.")
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, latent: dict, sigmas: Tensor, seed: int) -> io.NodeOutput:
+        state = model.model.process_latent_in(host.samples_for(model, latent).float())
+        return io.NodeOutput(host.InvertedNoise(model, state, float(host.checked_sigmas(model, sigmas)[0]), seed))
