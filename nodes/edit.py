@@ -89,5 +89,7 @@ class EditFromLatent(io.ComfyNode):
             lines.append(f"Came down on the record of {source.method}, {source.grid.steps} steps.")
         if mask is not None:
             lines.append(f"The mask lets {float(mask.mean()):.0%} of the picture change; the rest is the source's own.")
+            if "denoise_mask_function" in model.model_options:
+                lines.append("Differential Diffusion was not used: grey in the mask blends source and edit instead.")
         out = {key: value for key, value in latent.items() if key != record.KEY} | {"samples": edited}
         return io.NodeOutput(out, report_text(lines + remarks))

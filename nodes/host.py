@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..inversion import Callback, Grid, InversionError, Level
 from ..inversion.schedule import Kind
+from .hooks import HookSchedules
 
 
 @dataclass(frozen=True)
@@ -30,20 +31,44 @@ class HostDenoiser:
     Arguments:
         guider: what the host gives a sampler; its model is loaded and its conditioning prepared.
         options: what the host wants passed on with each call: this run's own copy of the model options, and the seed.
+        hooks: this run's scheduled hooks.
     """
 
     guider: Any
     options: dict[str, Any]
+    hooks: HookSchedules
 
     def __call__(self, x: Tensor, level: Level) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        denoised = self.guider(x, x.new_full((x.shape[0],), level.sigma), **self.options)
-        if not denoised.any():
+        self.hooks.prepare(level.sigma, self.options["model_options"])
+        return self.guider(x, x.new_full((x.shape[0],), level.sigma), **self.options)
+
+
+def check_run(guider: Any, sigmas: Tensor, model_options: dict) -> None:
+    """Look for what makes the way up and the way down two different models.
+
+    Raises:
+        InversionError: a cache of earlier steps on the model, or a sigma without conditioning, where the host predicts
+            zeros.
+    """
+    cache = model_options["transformer_options"].get("easycache")
+    if cache is not None:
+        raise InversionError(
+            f"{cache.name} predicts from the steps before, which on the way up are others than on the way down. "
+            "Connect the model without it."
+        )
+    one_prompt = math.isclose(getattr(guider, "cfg", 0.0), 1.0) and not model_options.get("disable_cfg1_optimization")
+    for name, conds in guider.conds.items():
+        active = torch.full_like(sigmas[:-1], name == "negative" and one_prompt, dtype=torch.bool)
+        for cond in conds:
+            start, end = cond.get("timestep_start", math.inf), cond.get("timestep_end", -math.inf)
+            active |= (sigmas[:-1] <= start) & (sigmas[:-1] >= end)
+        if not active.all():
+            without = ", ".join(f"{sigma:g}" for sigma in sigmas[:-1][~active].tolist())
             raise InversionError(
-                f"At sigma {level.sigma:g} the model gave nothing but zeros: no conditioning is active there. A prompt "
-                "with a timestep range (ConditioningSetTimestepRange) needs others that cover the rest; combine them."
+                f"There is no {name} conditioning at sigma {without}. A prompt with a timestep range "
+                "(ConditioningSetTimestepRange) needs others that cover the rest; combine them."
             )
-        return denoised
 
 
 Walk = Callable[[HostDenoiser, Tensor, Grid, Callback], Tensor]
@@ -101,13 +126,15 @@ class WalkSampler(comfy.samplers.KSAMPLER):
         disable_pbar: bool = False,
     ) -> Tensor:
         family = kind(model_wrap.inner_model.model_sampling)
+        check_run(model_wrap, sigmas, extra_args["model_options"])
         grid = Grid.from_sigmas(sigmas.tolist(), family, ancestral=self.ancestral)
 
         def report(index: int, total: int, x: Tensor, denoised: Tensor) -> None:
             if callback is not None:
                 callback(index, denoised, x, total)
 
-        return self.sampler_function(HostDenoiser(model_wrap, extra_args), latent_image, grid, report)
+        denoiser = HostDenoiser(model_wrap, extra_args, HookSchedules(model_wrap, sigmas))
+        return self.sampler_function(denoiser, latent_image, grid, report)
 
 
 def fixed_noise(denoiser: HostDenoiser, x: Tensor, grid: Grid) -> Tensor | None:
@@ -138,6 +165,7 @@ def run(
         calls: how many times the walk will report progress.
         ancestral: whether the walk's grid has ancestral steps; `seed` is then that of their noise.
     """
+    samples = samples.float()  # older hosts would start in the half precision that a LATENT may come in
     guider = comfy.samplers.CFGGuider(model)
     if negative is None:
         if not math.isclose(cfg, 1.0):
@@ -231,6 +259,11 @@ class InvertedNoise:
         self.model, self.x, self.sigma, self.seed = model, x.float().cpu(), sigma, seed
 
     def generate_noise(self, latent: dict) -> Tensor:
+        if getattr(self.model.model_options.get("context_handler"), "freenoise", False):
+            raise InversionError(
+                "FreeNoise, an option of the context windows on this model, shuffles the frames of every NOISE, also "
+                "of an inverted one. Turn freenoise off, or come down with Edit From Latent."
+            )
         samples = latent["samples"].float().cpu()
         if samples.ndim == self.x.ndim - 1:
             samples = samples.unsqueeze(2)
@@ -240,7 +273,7 @@ class InvertedNoise:
                 f"{tuple(samples.shape)}. Connect the original latent, or one of its size and batch, as latent_image."
             )
         if samples.any():  # the host leaves all-zero latents as they are
-            samples = self.model.model.process_latent_in(samples)
+            samples = self.model.get_model_object("latent_format").process_in(samples)
         sampling = self.model.get_model_object("model_sampling")
         sigma_max = float(sampling.sigma_max)
         full = math.isclose(sigma_max, self.sigma, rel_tol=1e-5) or self.sigma > sigma_max  # the host's own test

@@ -41,5 +41,5 @@ class NoiseFromLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, latent: dict, sigmas: Tensor, seed: int) -> io.NodeOutput:
-        state = model.model.process_latent_in(host.samples_for(model, latent).float())
+        state = model.get_model_object("latent_format").process_in(host.samples_for(model, latent).float())
         return io.NodeOutput(host.InvertedNoise(model, state, float(host.checked_sigmas(model, sigmas)[0]), seed))

@@ -58,7 +58,7 @@ def read(model: Any, latent: dict, samples: torch.Tensor) -> tuple[Inversion | N
     expected = inversion.latent
     fits_shape = samples.shape == expected.shape
     if fits_shape:
-        state = model.model.process_latent_in(samples.float().cpu())
+        state = model.get_model_object("latent_format").process_in(samples.float().cpu())
         fits_values = float(relative_difference(expected, state).max()) <= SAME_SAMPLES
     if not fits_shape or not fits_values:
         why = "its values were changed" if fits_shape else f"{tuple(samples.shape)}, not {tuple(expected.shape)}"

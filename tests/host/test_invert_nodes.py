@@ -59,14 +59,13 @@ def test_same_prompt_gives_the_source_back_exactly(bench: Bench, method: str, sa
 
 
 @pytest.mark.parametrize("sampler", ["euler", "euler_ancestral"])
-@pytest.mark.parametrize("steps", [4, 10])
-def test_converged_the_hosts_sampler_alone_comes_back(bench: Bench, sampler: str, steps: int) -> None:
+def test_converged_the_hosts_sampler_alone_comes_back(bench: Bench, sampler: str) -> None:
     """Ancestral too: the host draws the same noise, because NOISE carries the seed."""
+    steps = 20 if bench.model.model.model_type.name == "V_PREDICTION" else 5  # fewer leave steps without a root there
     _, noise, sigmas, report = bench.invert("FixedPoint", steps=steps, sampler=sampler, seed=12, **CONVERGED)
+    assert "Every step converged" in report
     back = advanced(guider(bench), noise, sampler, sigmas, bench.latent)
-    error = relative(back, bench.latent["samples"])
-    # Where the report says that a step did not converge, the round trip may be off, but not by much more.
-    assert error <= (1e-3 if "Every step converged" in report else 1e-2)
+    assert relative(back, bench.latent["samples"]) <= 1e-3
     if sampler == "euler_ancestral":
         noise.seed += 1
         assert relative(advanced(guider(bench), noise, sampler, sigmas, bench.latent), back) > 0.05
@@ -179,7 +178,7 @@ def test_a_sampler_inverts_under_any_guider(bench: Bench, kind: str) -> None:
         else:
             dual = DualCFGGuider.execute
             guide = dual(bench.model, bench.positive, bench.other, bench.negative, 1.2, 1.1, "regular").args[0]
-    sigmas = bench.pack.nodes.host.scheduled_sigmas(bench.model, 10, "normal", 1.0)
+    sigmas = bench.pack.nodes.host.scheduled_sigmas(bench.model, 10, "normal", 0.7)
     inverted = advanced(guide, Seed(0), bench.sampler("FixedPoint", **CONVERGED), sigmas, bench.latent)
     noise = bench.pack.nodes.noise.NoiseFromLatent.execute(bench.model, {"samples": inverted}, sigmas, 0).args[0]
     assert relative(advanced(guide, noise, "euler", sigmas, bench.latent), bench.latent["samples"]) <= 1e-2
