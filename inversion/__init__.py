@@ -10,6 +10,7 @@ Pure PyTorch; knows no host. A denoiser is any callable (x, level) -> estimate o
 """
 
 from .errors import DivergedError, InversionError
+from .keep import Keep
 from .methods import DDIM, EasyInv, FixedPoint, GuidedNewton, Rex
 from .metrics import psnr
 from .result import Inversion
@@ -29,6 +30,7 @@ __all__ = [
     "ImplicitStep",
     "Inversion",
     "InversionError",
+    "Keep",
     "Level",
     "Method",
     "Rex",

@@ -66,6 +66,18 @@ class Inversion:
         """Whether every step met the tolerance that was asked for; None where none was."""
         return bool((self.residuals <= self.tolerance).all()) if self.tolerance > 0 else None
 
+    def denoised(self, step: int) -> Tensor:
+        """The source's estimate of the clean latent, (B, C, ...), at the point where `step` took its slope."""
+        upper, lower = self.grid.levels[-2 - step], self.grid.levels[-1 - step]
+        level, keep, added = self.grid.landing(upper, lower)
+        landed = self.trajectory[step] - self.corrections[step]
+        if self.noise is not None:
+            landed = (landed - added * self.noise[-1 - step]) / keep
+        arrived = self.trajectory[step + 1]
+        unit, time = self.grid.unit, self.grid.time
+        slope = (landed / unit(level) - arrived / unit(upper)) / (time(level) - time(upper))
+        return (arrived + self.offsets[step]) / unit(upper) - time(upper) * slope
+
     @property
     def verdict(self) -> str:
         """How well it went, in one sentence."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .errors import DivergedError, InversionError
+from .keep import Keep
 from .result import Inversion, record_memory
 from .schedule import Grid
 from .step import Callback, Denoiser, ImplicitStep, Method
@@ -88,8 +89,7 @@ def sample(
     *,
     callback: Callback | None = None,
     noise: Sequence[Tensor] | Tensor | None = None,
-    source: Inversion | None = None,
-    mask: Tensor | None = None,
+    source: Inversion | Keep | None = None,
 ) -> Tensor:
     """The deterministic Euler (DDIM) sampler that `invert` inverts.
 
@@ -99,37 +99,31 @@ def sample(
         grid: the levels, noisiest first.
         callback: called after each step.
         noise: for ancestral grids: the fixed noise of each step, in sampling order; default the source's.
-        source: an inversion on the same grid. Each slope is then taken where the inversion took it and each step
-            corrected as it recorded, so that the inversion's own denoiser returns its clean latent to rounding, at no
-            extra model call; another denoiser departs from it where its predictions differ.
-        mask: with `source`: 1 where the result may change, 0 where the source's own states are written back after each
-            step, so that the source is kept exactly. Broadcasts against x.
+        source: an inversion on the same grid, to come down on: its own denoiser then returns its clean latent to
+            rounding, at no extra model call, and another denoiser departs from it where its predictions differ. A
+            `Keep` says how much of it to keep, and where.
 
     Returns:
         The state at the grid's last level, (B, C, ...).
     """
     x = _state(x, "The latent to sample from")
-    if source is not None and (source.grid != grid or source.latent.shape != x.shape):
+    keep = Keep(source) if isinstance(source, Inversion) else source
+    if keep is not None and (keep.source.grid != grid or keep.source.latent.shape != x.shape):
         raise InversionError(
-            f"The source was inverted on {source.grid.steps} steps of kind {source.grid.kind!r} at shape "
-            f"{tuple(source.latent.shape)}; sampling has {grid.steps} of kind {grid.kind!r} at {tuple(x.shape)}. "
+            f"The source was inverted on {keep.source.grid.steps} steps of kind {keep.source.grid.kind!r} at shape "
+            f"{tuple(keep.source.latent.shape)}; sampling has {grid.steps} of kind {grid.kind!r} at {tuple(x.shape)}. "
             "Use the inversion's own grid and shape."
         )
-    if mask is not None and source is None:
-        raise InversionError("A mask keeps the source where it is 0, so it needs the source's inversion.")
-    if noise is None and source is not None:
-        noise = source.noise
+    if noise is None and keep is not None:
+        noise = keep.source.noise
     fixed = _noise(noise, grid, x)
     for k, (upper, lower) in enumerate(pairwise(grid.levels)):
-        i = grid.steps - 1 - k  # the inversion's step that this one undoes
-        point = x if source is None else x + source.offsets[i].to(x)
+        point = x if keep is None else keep.point(x, k)
         denoised = denoiser(point, upper)
         added = None if fixed is None else fixed[k].to(x)
         x = grid.descend(x, upper, lower, grid.slope(point, denoised, upper), added)
-        if source is not None:
-            x = x + source.corrections[i].to(x)
-            if mask is not None:
-                x = torch.lerp(source.trajectory[i].to(x), x, mask.to(x))
+        if keep is not None:
+            x = keep.settle(x, k, denoised)
         if callback is not None:
             callback(k, grid.steps, x, denoised)
     return x

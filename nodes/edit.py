@@ -7,7 +7,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..inversion import Callback, Grid, InversionError, sample
+from ..inversion import Callback, Grid, InversionError, Keep, sample
 from . import host, record
 from .schema import CATEGORY, report_text, schema
 
@@ -79,7 +79,7 @@ class EditFromLatent(io.ComfyNode):
         def walk(denoiser: host.HostDenoiser, x: Tensor, grid: Grid, callback: Callback) -> Tensor:
             start = x if source is None else source.latent.to(x)  # the record's, which no node in between has rounded
             region = None if mask is None else mask.to(x)
-            return sample(denoiser, start, grid, callback=callback, source=source, mask=region)
+            return sample(denoiser, start, grid, callback=callback, source=source and Keep(source, mask=region))
 
         started = time.perf_counter()
         ancestral = source is not None and source.grid.ancestral

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import KINDS, Gaussian, Mixture, grid
 
-from inversion import DDIM, DivergedError, EasyInv, Grid, Inversion, InversionError, invert, sample
+from inversion import DDIM, DivergedError, EasyInv, Grid, Inversion, InversionError, Keep, invert, sample
 
 METHODS = [DDIM(), EasyInv(), EasyInv(0.8, 0.3, 0.6, "before"), EasyInv(0.3, 0.0, 1.0, "after")]
 
@@ -76,7 +76,7 @@ def test_a_mask_keeps_the_source_exactly(kind) -> None:
     mask = torch.zeros(1, 1, 6, 6, dtype=x0.dtype)
     mask[..., :3] = 1
     other = Gaussian(mean=2.0)
-    edited = sample(other, inversion.latent, inversion.grid, source=inversion, mask=mask)
+    edited = sample(other, inversion.latent, inversion.grid, source=Keep(inversion, mask=mask))
     assert torch.equal(edited[..., 3:], x0[..., 3:])
     assert (edited[..., :3] - x0[..., :3]).abs().mean() > 0.5
 
@@ -166,8 +166,6 @@ def test_bad_latents_and_denoisers() -> None:
     inversion = invert(Gaussian(), torch.ones(1, 2), levels, DDIM())
     with pytest.raises(InversionError, match="own grid"):
         sample(Gaussian(), inversion.latent, grid("ve", 4), source=inversion)
-    with pytest.raises(InversionError, match="mask"):
-        sample(Gaussian(), inversion.latent, levels, mask=torch.ones(1, 1))
 
 
 def test_exceptions_of_the_model_pass_through() -> None:
