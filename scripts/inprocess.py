@@ -17,7 +17,7 @@ NAME = "comfyui_inversion"
 _folders = tempfile.TemporaryDirectory(prefix="comfyui-", ignore_cleanup_errors=True)
 
 
-def boot(root: str | None = None, *options: str) -> None:
+def boot(root: str | None = None, *options: str, cpu: bool = True) -> None:
     """Have the host read its options (it does so once, from sys.argv); `root` is put on the path if given.
 
     From here on `import nodes` is the host's, so its folder has to come before this repository's.
@@ -27,7 +27,14 @@ def boot(root: str | None = None, *options: str) -> None:
     import comfy.options
 
     comfy.options.enable_args_parsing()
-    arguments = ["main.py", "--cpu", "--base-directory", _folders.name, "--disable-api-nodes", *options]
+    arguments = [
+        "main.py",
+        *(["--cpu"] if cpu else []),
+        "--base-directory",
+        _folders.name,
+        "--disable-api-nodes",
+        *options,
+    ]
     kept, sys.argv = sys.argv, arguments
     try:
         import comfy.cli_args

@@ -1,0 +1,54 @@
+"""Guided Newton-Raphson at few steps: `python scripts/benchmark.py few_steps`
+
+What `GuidedNewton`'s first guess and gradient are worth at 4 and 8 steps, where it is meant to shine, beside what it
+competes with at two model calls a step: the round trip of the latent by the sampler alone in dB, as in `solvers.py`, on
+the demo models. A backward pass is not a model call, but costs about two. Writes `docs/few-steps-tables.md`.
+"""
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import inprocess
+import solvers  # boots the host
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+STEPS = (4, 8)
+
+
+def methods(library: Any) -> dict[str, tuple[Any, int]]:
+    """Label -> method and backward passes per step."""
+    newton, fixed = library.GuidedNewton, library.FixedPoint
+    rows = {"DDIM": (library.DDIM(), 0), "extrapolated slope, 1 call": (fixed(1), 0)}
+    for gradient, backward in (("sign", 0), ("autograd", 2), ("min-norm", 2)):
+        for start in ("native", "extrapolated"):
+            rows[f"Newton, {gradient}, {start} start, 2"] = (newton(2, 0.1, gradient, start=start), backward)
+    return rows | {
+        "Newton, min-norm, extrapolated start, 3": (newton(3, 0.1, "min-norm", start="extrapolated"), 3),
+        "extrapolated + Anderson, 2": (fixed(2, anderson=3), 0),
+        "extrapolated + Anderson, up to 8, to 1e-2": (fixed(8, 1e-2, anderson=3), 0),
+    }
+
+
+def main() -> None:
+    pack = inprocess.load_pack()
+    settings = [(n, cfg) for cfg in solvers.GUIDANCE for n in STEPS]
+    lines = [
+        f"Made by `python scripts/benchmark.py few_steps` on {datetime.date.today()}, torch {torch.__version__}, CPU.",
+        "PSNR of the latent's round trip in dB; the way back is the sampler alone.",
+    ]
+    for version in pack.nodes.demo.VERSIONS:
+        problem = solvers.demo_problem(pack, version)
+        lines += ["", f"## {version} demo model", ""]
+        lines += ["| method | backward passes | " + " | ".join(f"{n} steps, cfg {cfg:g}" for n, cfg in settings) + " |"]
+        lines += ["|---|---|" + "---|" * len(settings)]
+        for label, (method, backward) in methods(pack.inversion).items():
+            found = [problem(n, cfg, solvers.measure(pack.inversion, method)).decibels for n, cfg in settings]
+            lines.append(f"| {label} | {backward} a step | " + " | ".join(f"{value:.1f}" for value in found) + " |")
+            print(version, lines[-1], flush=True)
+    (REPOSITORY / "docs" / "few-steps-tables.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
