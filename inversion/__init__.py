@@ -10,6 +10,7 @@ Pure PyTorch; knows no host. A denoiser is any callable (x, level) -> estimate o
 """
 
 from .errors import DivergedError, InversionError
+from .flow_edit import flow_edit
 from .keep import Keep
 from .methods import DDIM, EasyInv, FixedPoint, GuidedNewton, Rex
 from .metrics import psnr
@@ -35,6 +36,7 @@ __all__ = [
     "Method",
     "Rex",
     "StepResult",
+    "flow_edit",
     "invert",
     "psnr",
     "sample",

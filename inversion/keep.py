@@ -7,6 +7,7 @@ from .errors import InversionError
 from .result import Inversion
 
 MEMORY = 0.7  # of the automatic mask: what a step leaves of the average over those before it
+QUARTERS = 4
 
 
 class Keep:
@@ -32,8 +33,8 @@ class Keep:
         source: the inversion.
         anchor: strength of the anchoring, 0 to 1. 0 is the plain sampler.
         anchor_end: share of the steps, from the noisy end, that are anchored, 0 to 1.
-        background: how much of the edit's departure outside the automatic mask is undone over the whole way, 0 to 1:
-            0 none, 1 all, at every step.
+        background: how much of the edit's departure outside the automatic mask is undone in a quarter of the steps, 0
+            to 1: 0 none, 1 all, at every step.
         threshold: share of the largest difference from which a place counts as changing, above 0 and up to 1.
         dilation: how far the automatic mask is grown, in latent pixels, >= 0.
         mask: the caller's: 1 where the result may change, 0 where the source's own states are written back after every
@@ -75,7 +76,7 @@ class Keep:
         allowed = None if self.mask is None else self.mask.to(x)
         if self.background:
             self._compare(denoised, i)
-            remaining = (1 - self.background) ** (1 / self.source.grid.steps)
+            remaining = (1 - self.background) ** (QUARTERS / self.source.grid.steps)
             found = remaining + (1 - remaining) * self.automatic_mask().to(x)
             allowed = found if allowed is None else allowed * found
         return x if allowed is None else torch.lerp(self.source.trajectory[i].to(x), x, allowed)

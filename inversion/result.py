@@ -85,7 +85,7 @@ class Inversion:
         if worst <= CLOSE:
             return "Inverted closely: the sampler alone comes back near the picture, the record exactly."
         if worst <= ROUGH:
-            return "Inverted roughly: the sampler alone comes back to something like the picture, the record exactly."
+            return "Inverted: the record comes back exactly, the sampler alone to the picture or something like it."
         return (
             "May not have worked: the record comes back exactly, but whether the sampler alone does only a check can "
             "tell. Cfg nearer 1, more steps or more iterations make it surer."

@@ -6,6 +6,7 @@ from .demo import DemoModel, DemoPicture
 from .easyinv import EasyInvSampler, InvertEasyInv
 from .edit import EditFromLatent
 from .fixed_point import FixedPointSampler, InvertFixedPoint
+from .flow_edit import FlowEdit
 from .guided_nr import GuidedNRSampler, InvertGuidedNR
 from .noise import NoiseFromLatent
 
@@ -14,4 +15,4 @@ class InversionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         invert = [InvertEasyInv, InvertGuidedNR, InvertFixedPoint]
         samplers = [EasyInvSampler, GuidedNRSampler, FixedPointSampler, NoiseFromLatent]
-        return [*invert, EditFromLatent, *samplers, DemoModel, DemoPicture]
+        return [*invert, EditFromLatent, FlowEdit, *samplers, DemoModel, DemoPicture]

@@ -158,14 +158,7 @@ def run(
     ancestral: bool = False,
     seed: int = 0,
 ) -> Tensor:
-    """Run `walk` through the host's CFGGuider on a LATENT's samples; returns samples in the same (VAE) space.
-
-    Arguments:
-        negative: None is allowed at cfg 1, where the host does not evaluate it.
-        calls: how many times the walk will report progress.
-        ancestral: whether the walk's grid has ancestral steps; `seed` is then that of their noise.
-    """
-    samples = samples.float()  # older hosts would start in the half precision that a LATENT may come in
+    """`run_guider` with the host's CFGGuider. `negative` may be None at cfg 1, where the host does not evaluate it."""
     guider = comfy.samplers.CFGGuider(model)
     if negative is None:
         if not math.isclose(cfg, 1.0):
@@ -177,7 +170,20 @@ def run(
     else:
         guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
-    preview = latent_preview.prepare_callback(model, calls)
+    return run_guider(guider, samples, sigmas, walk, calls, ancestral, seed)
+
+
+def run_guider(
+    guider: Any, samples: Tensor, sigmas: Tensor, walk: Walk, calls: int, ancestral: bool = False, seed: int = 0
+) -> Tensor:
+    """Run `walk` through one of the host's guiders on a LATENT's samples; returns samples in the same (VAE) space.
+
+    Arguments:
+        calls: how many times the walk will report progress.
+        ancestral: whether the walk's grid has ancestral steps; `seed` is then that of their noise.
+    """
+    samples = samples.float()  # older hosts would start in the half precision that a LATENT may come in
+    preview = latent_preview.prepare_callback(guider.model_patcher, calls)
     quiet = not comfy.utils.PROGRESS_BAR_ENABLED
     noise = torch.zeros_like(samples)
     sampler = WalkSampler(walk, ancestral)

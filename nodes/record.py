@@ -68,15 +68,33 @@ def read(model: Any, latent: dict, samples: torch.Tensor) -> tuple[Inversion | N
     return inversion, remarks
 
 
-def mask_for(latent: dict, samples: torch.Tensor) -> torch.Tensor | None:
-    """The LATENT's noise_mask at the size of its samples, (B or 1, 1, ..., H, W): 1 where the edit may change things.
+def mask_for(
+    latent: dict, samples: torch.Tensor, mask: torch.Tensor | None = None, feather: int = 0
+) -> torch.Tensor | None:
+    """Where the edit may change things, (B or 1, 1, ..., H, W) at the size of the samples; None if no mask is given.
+
+    Arguments:
+        latent: its noise_mask counts.
+        mask: another MASK, (B or 1, H, W); where both are given, both have to allow.
+        feather: over how many latent pixels the masks' edges fall off, inward: outside they stay exactly 0.
 
     Raises:
-        InversionError: the mask has another shape of picture or another batch.
+        InversionError: a mask has another shape of picture or another batch.
     """
-    mask = latent.get("noise_mask")
-    if mask is None:
+    given = [_at_latent_size(m, samples) for m in (latent.get("noise_mask"), mask) if m is not None]
+    if not given:
         return None
+    allowed = given[0] if len(given) == 1 else given[0] * given[1]
+    if feather:
+        window = 2 * feather + 1
+        soft = torch.nn.functional.avg_pool2d(allowed, window, stride=1, padding=feather, count_include_pad=False)
+        inside = 1 - torch.nn.functional.max_pool2d((allowed < 1).float(), window, stride=1, padding=feather)
+        allowed = torch.maximum(allowed * (2 * soft - 1).clamp(min=0), inside)
+    height, width = samples.shape[-2:]
+    return allowed.reshape(allowed.shape[0], 1, *[1] * (samples.ndim - 4), height, width)
+
+
+def _at_latent_size(mask: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
     mask = mask.float().reshape(-1, 1, *mask.shape[-2:])
     height, width = samples.shape[-2:]
     ratio = (mask.shape[-2] / height, mask.shape[-1] / width)
@@ -90,5 +108,4 @@ def mask_for(latent: dict, samples: torch.Tensor) -> torch.Tensor | None:
             f"The mask has a batch of {mask.shape[0]}, the latent of {samples.shape[0]}. Use one mask, or one for each."
         )
     # The mean over each latent cell: a cell that the mask does not touch stays exactly 0.
-    mask = torch.nn.functional.interpolate(mask, size=(height, width), mode="area").clamp(0, 1)
-    return mask.reshape(mask.shape[0], 1, *[1] * (samples.ndim - 4), height, width)
+    return torch.nn.functional.interpolate(mask, size=(height, width), mode="area").clamp(0, 1)

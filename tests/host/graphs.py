@@ -50,9 +50,14 @@ class Bench:
 
     def edit(self, **inputs: Any) -> tuple[dict, str]:
         """(LATENT, report) of Edit From Latent."""
-        given = {"model": self.model, "positive": self.positive, "cfg": 1.0, **inputs}
+        return self.edit_with_mask(**inputs)[:2]
+
+    def edit_with_mask(self, **inputs: Any) -> tuple[dict, str, Tensor]:
+        """(LATENT, report, MASK) of Edit From Latent."""
+        node = self.pack.nodes.edit.EditFromLatent
+        given = {"model": self.model, "positive": self.positive, **defaults(node), **inputs}
         with torch.inference_mode():
-            return self.pack.nodes.edit.EditFromLatent.execute(**given).args
+            return node.execute(**given).args
 
 
 def demo(pack: ModuleType, version: str) -> Bench:

@@ -1,0 +1,82 @@
+"""Keeping the source's layout: the edit borrows the source's self-attention.
+
+In self-attention, queries and keys say which places belong together, and values what is there. Computed from the
+source's states, queries and keys make the edit arrange its own values as the source does (Plug-and-Play, arXiv
+2211.12572, and the self-attention part of Prompt-to-Prompt, arXiv 2208.01626).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..inversion import Inversion, InversionError, Level
+from .host import HostDenoiser
+
+OVERRIDE = "optimized_attention_override"
+
+
+class SharedAttention:
+    """A `Denoiser` that evaluates the source's state beside the edit's, in one batch, and shares its attention.
+
+    It works wherever the host asks for attention: its one override of every model's attention function, on this run's
+    own options, and chained with an override that is there already. Self-attention is told by as many keys as queries.
+    The host may put the two conditionings of guidance into one call or two, in either order: within each, the first
+    half of the items is the source.
+
+    Arguments:
+        denoiser: the host's.
+        source: the inversion; its states are the source's at every level.
+        steps: share of the steps, from the noisy end, that share.
+        layers: share of the self-attention layers, from the last, that share.
+    """
+
+    def __init__(self, denoiser: HostDenoiser, source: Inversion, steps: float, layers: float) -> None:
+        self.denoiser, self.source, self.layers = denoiser, source, layers
+        count = round(steps * source.grid.steps)
+        points = zip(source.grid.levels, source.trajectory.flip(0), [*source.offsets.flip(0), None], strict=True)
+        self.points = {level: (state, offset) for level, state, offset in list(points)[:count]}
+        self.seen = self.total = self.evaluations = 0
+
+    def __call__(self, x: Tensor, level: Level) -> Tensor:
+        if level not in self.points:
+            return self.denoiser(x, level)
+        state, offset = self.points[level]
+        options = self.denoiser.options["model_options"].setdefault("transformer_options", {})
+        before = options.get(OVERRIDE)
+        self.seen, self.evaluations = 0, self.evaluations + 1
+        options[OVERRIDE] = self._attention(before)
+        try:
+            both = self.denoiser(torch.cat([(state + offset).to(x), x]), level)
+        finally:
+            if before is None:
+                del options[OVERRIDE]
+            else:
+                options[OVERRIDE] = before
+        if not self.seen:
+            raise InversionError(
+                "Structure shares the source's self-attention, but this model does not ask the host for its attention. "
+                "Set structure to 0; anchor, background and masks work with every model."
+            )
+        self.total = self.seen  # at the first step source and edit are one state, so nothing is lost by counting there
+        return both.chunk(2)[1]
+
+    def _attention(self, before: Callable | None) -> Callable:
+        def shared(attention: Callable, q: Tensor, k: Tensor, v: Tensor, *rest: Any, **named: Any) -> Tensor:
+            if q.shape == k.shape:
+                self.seen += 1
+                if self.seen > self.total * (1 - self.layers):
+                    prompts = len(named["transformer_options"]["cond_or_uncond"])
+                    q, k = (_of_source(part, prompts) for part in (q, k))
+            if before is not None:
+                return before(attention, q, k, v, *rest, **named)
+            return attention(q, k, v, *rest, **named)
+
+        return shared
+
+
+def _of_source(part: Tensor, prompts: int) -> Tensor:
+    """For each prompt's items, (source, edit), both made the source's: (prompts * 2 B, ...)."""
+    items = part.unflatten(0, (prompts, 2, -1))
+    return items[:, :1].expand_as(items).flatten(0, 2)
