@@ -115,10 +115,10 @@ class FlowEdit(io.ComfyNode):
         guider.inner_set_conds(conds if negative is None else conds | {"negative": negative})
 
         def walk(denoiser: host.HostDenoiser, x: Tensor, grid: Grid, callback: Callback) -> Tensor:
-            def of_source(point: Tensor, level: Level) -> Tensor:
+            def of_source(x: Tensor, level: Level) -> Tensor:
                 guider.of_source = True
                 try:
-                    return denoiser(point, level)
+                    return denoiser(x, level)
                 finally:
                     guider.of_source = False
 

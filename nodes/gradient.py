@@ -141,8 +141,8 @@ def _probed(denoiser: HostDenoiser, x: Tensor, grid: Grid) -> tuple[str | None, 
     except comfy.model_management.OOM_EXCEPTION:
         comfy.model_management.soft_empty_cache()
         return "its backward pass needs more memory than there is", ""
-    except Exception as error:  # whatever the model, a patch or a kernel has against it
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", ""
+    except Exception as reason:  # whatever the model, a patch or a kernel has against it
+        return f"{type(reason).__name__}: {next(iter(str(reason).splitlines()), '')}", ""
     if not error <= tolerance:
         return f"its gradient is off by {error:.0%} from a central difference", ""
     found = f"it agrees with a central difference to {error:.0e} ({PROBE_CALLS} more model calls)"
