@@ -29,7 +29,7 @@ WORKFLOW = REPOSITORY / "workflows" / "first_edit.json"
 OUTPUT = REPOSITORY / "output"
 VERSIONS = ("eps", "flow")
 AMPLIFIED = 8  # the difference is too small to see as it is
-TITLES = ("original", "reconstruction", "edit", f"reconstruction's error x {AMPLIFIED}")
+TITLES = ("original", "reconstruction", "edit", "may change", f"reconstruction's error x {AMPLIFIED}")
 
 
 def main() -> int:
@@ -83,7 +83,7 @@ def named(graph: Graph, class_type: str) -> list[str]:
 
 
 def one(client: Client, graph: Graph, base: Path) -> tuple[list[Any], dict[str, Any]]:
-    """Run one graph; returns [original, reconstruction, edit] as arrays in [0, 1], and what was measured."""
+    """Run one graph; returns [original, reconstruction, edit, mask] as arrays in [0, 1], and what was measured."""
     import numpy as np
     from PIL import Image
     from safetensors.torch import load_file
@@ -94,7 +94,7 @@ def one(client: Client, graph: Graph, base: Path) -> tuple[list[Any], dict[str, 
     outputs = client.run(graph)
     titled = {graph[node]["_meta"]["title"]: node for node in named(graph, "PreviewImage")}
     pictures = []
-    for title in ("Original", "Reconstruction", "Edit"):
+    for title in ("Original", "Reconstruction", "Edit", "May change (white)"):
         png = client.image(outputs[titled[title]]["images"][0])
         pictures.append(np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=np.float32) / 255)
     (report_node,) = named(graph, "PreviewAny")
@@ -112,7 +112,7 @@ def one(client: Client, graph: Graph, base: Path) -> tuple[list[Any], dict[str, 
         saved.append(load_file(base / "output" / reference["subfolder"] / reference["filename"])["latent_tensor"])
     source, back = saved
     error = float((source - back).norm() / source.norm())
-    original, reconstruction = pictures[0], pictures[1]
+    original, reconstruction = pictures[:2]
     mean_square = float(((original - reconstruction) ** 2).mean())
     return pictures, {
         "round_trip_latent_relative_error": float(f"{error:.2g}"),
@@ -139,11 +139,11 @@ def contact_sheet(rows: list[tuple[str, list[Any]]]) -> Any:
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)
     for column, title in enumerate(TITLES):
         draw.text((left + column * (tile + gap) + tile // 2, top // 2), title, "black", font, "mm")
-    for row, (version, (original, reconstruction, edit)) in enumerate(rows):
+    for row, (version, (original, reconstruction, edit, mask)) in enumerate(rows):
         y = top + row * (tile + gap)
         draw.text((left // 2, y + tile // 2), version, "black", font, "mm")
         difference = np.abs(original - reconstruction) * AMPLIFIED
-        for column, picture in enumerate((original, reconstruction, edit, difference)):
+        for column, picture in enumerate((original, reconstruction, edit, mask, difference)):
             pixels = Image.fromarray((np.clip(picture, 0, 1) * 255).round().astype(np.uint8))
             sheet.paste(pixels.resize((tile, tile), Image.Resampling.LANCZOS), (left + column * (tile + gap), y))
     return sheet

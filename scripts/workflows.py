@@ -88,14 +88,15 @@ Queue this: it needs no download.
 and VAE in place of **Load Demo Model**.
 2. The *source prompt* says what the picture shows. **Invert Image** finds the noise that regenerates it.
 3. **Edit From Latent** with the same prompt gives the picture back (*reconstruction*); with the *target prompt* it \
-gives the *edit*.
+gives the *edit*. White in *May change* is where the two prompts' predictions differ; the rest is kept, as far as \
+**preserve** says.
 
 Change the target prompt and queue again: the picture is not inverted a second time.""",
         loaders=DEMO,
         picture=HEART,
         invert=("INV_EasyInv", {}),
         source="red heart on blue background",
-        target="green heart on white background",
+        target="green heart on blue background",
         cfg=3.0,
         titles=("Reconstruction", "Edit"),
     ),
@@ -393,11 +394,14 @@ def build(template: Template, info: dict[str, Any]) -> str:
     edit = "INV_EditFromLatent"
     same = page.add(edit, 3, "Edit From Latent: same prompt", positive=source, **common)["LATENT"]
     new = {"positive": target, "cfg": template.cfg, **negative}
-    edited = page.add(edit, 3, "Edit From Latent: new prompt", **new, **common)["LATENT"]
+    changed = page.add(edit, 3, "Edit From Latent: new prompt", **new, **common)
+    edited = changed["LATENT"]
     pictures = [page.add("VAEDecode", 4, beside=end, samples=end, vae=vae)["IMAGE"] for end in (same, edited)]
     page.add("PreviewImage", 5, template.titles[0], images=pictures[0])
     if template.demo:
         page.add("PreviewImage", 5, template.titles[1], images=pictures[1])
+        mask = page.add("MaskToImage", 4, mask=changed["MASK"])["IMAGE"]
+        page.add("PreviewImage", 5, "May change (white)", images=mask)
     else:
         page.add("SaveImage", 5, template.titles[1], images=pictures[1], filename_prefix=f"edit_{template.name}")
     page.add("PreviewAny", 2, "Report", span=2, source=inverted["STRING"])
