@@ -146,21 +146,20 @@ class EditFromLatent(io.ComfyNode):
             start = source.latent.to(x) if keep is not None else x  # the record's, which no node in between has rounded
             if settings.structure:
                 shared.append(SharedAttention(denoiser, source, settings.structure, settings.structure_layers))
-            denoise = shared[0] if shared else denoiser
-            return sample(denoise, start, grid, callback=callback, noise=source.noise, source=keep)
+            beside = shared[0] if shared else denoiser
+            return sample(beside, start, grid, callback=callback, noise=source.noise, source=keep)
 
         started = time.perf_counter()
         ancestral = source is not None and source.grid.ancestral
         edited = host.run(model, positive, negative, cfg, samples, sigmas, walk, steps, ancestral)
-        beside = shared[0].evaluations if shared else 0
-        lines = [
-            f"{steps} steps at cfg {cfg:g}, {steps + beside} model calls, {time.perf_counter() - started:.1f} seconds."
-        ]
+        extra = shared[0].evaluations if shared else 0
+        seconds = time.perf_counter() - started
+        lines = [f"{steps} steps at cfg {cfg:g}, {steps + extra} model calls, {seconds:.1f} seconds."]
         if source is not None:
             lines.append(f"Came down on the record of {source.method}, {source.grid.steps} steps.")
             lines.append(_kept(settings, control, preserve))
-        if beside:
-            lines.append(f"{beside} of the calls evaluate the source beside the edit, for its structure.")
+        if extra:
+            lines.append(f"{extra} of the calls evaluate the source beside the edit, for its structure.")
         if allowed is not None:
             lines.append(
                 f"The mask lets {float(allowed.mean()):.0%} of the picture change; the rest is the source's own."

@@ -146,7 +146,7 @@ def _probed(denoiser: HostDenoiser, x: Tensor, grid: Grid) -> tuple[str | None, 
     if not error <= tolerance:
         return f"its gradient is off by {error:.0%} from a central difference", ""
     found = f"it agrees with a central difference to {error:.0e} ({PROBE_CALLS} more model calls)"
-    return None, f"{found} and keeps {kept / 2**20:.0f} MB for the backward pass"
+    return None, f"{found} and keeps {kept / 2**20:.1f} MB for the backward pass"
 
 
 def _patchers(denoiser: HostDenoiser) -> list[Any]:
