@@ -221,7 +221,7 @@ def files(widgets: dict[str, Any]) -> Iterator[str]:
 EDGES = (-60, 300, 690, 1100, 1470, 1710)  # where a column begins
 WIDTHS = (300, 320, 340, 300, 170, 300)
 TOP, GAP = 20, 70  # the gap has room for the title, which is above a node's position
-HEIGHTS = {"CLIPTextEncode": 100, "LoadImage": 320, "PreviewImage": 220, "SaveImage": 280, "PreviewAny": 200}
+HEIGHTS = {"CLIPTextEncode": 100, "LoadImage": 320, "PreviewImage": 220, "SaveImage": 280, "PreviewAny": 300}
 WINDOW = (1500, 800)  # what the whole is zoomed to, for frontends that do not do it themselves
 MARGIN = (90, 165)  # pixels for the sidebar and the menu
 
@@ -278,13 +278,12 @@ class Page:
         self._place("MarkdownNote", position, size, **content, color="#432", bgcolor="#653")
 
     def add(
-        self, kind: str, column: int, title: str = "", *, beside: Output | None = None, span: int = 1, **given: Any
+        self, kind: str, column: int, title: str = "", *, beside: Output | None = None, **given: Any
     ) -> dict[str, Output]:
         """A node; `given` are its wires and those of its widgets that differ from their defaults.
 
         Arguments:
             beside: begin at the height of the node that this comes from.
-            span: the columns that the node is wide.
 
         Returns:
             Its outputs by type.
@@ -308,9 +307,7 @@ class Page:
         ]
         height = HEIGHTS.get(kind) or 20 * max(len(wires), len(outputs)) + 24 * len(widgets) + 16
         top = self.nodes[beside.node - 1]["pos"][1] if beside else self.bottoms.get(column, TOP)
-        last = column + span - 1
-        for covered in range(column, last + 1):
-            self.bottoms[covered] = top + height + GAP
+        self.bottoms[column] = top + height + GAP
         source = PACK if about["python_module"] == f"custom_nodes.{PACK}" else "comfy-core"
         content = {
             "inputs": wires + widgets,
@@ -319,7 +316,7 @@ class Page:
             "properties": {"Node name for S&R": kind, "cnr_id": source},
             "widgets_values": values,
         }
-        self._place(kind, [EDGES[column], top], [EDGES[last] + WIDTHS[last] - EDGES[column], height], **content)
+        self._place(kind, [EDGES[column], top], [WIDTHS[column], height], **content)
         return {out["type"]: Output(number, slot, out["type"]) for slot, out in enumerate(outputs)}
 
     def _link(self, source: Output, node: int, slot: int) -> int:
@@ -404,7 +401,7 @@ def build(template: Template, info: dict[str, Any]) -> str:
         page.add("PreviewImage", 5, "May change (white)", images=mask)
     else:
         page.add("SaveImage", 5, template.titles[1], images=pictures[1], filename_prefix=f"edit_{template.name}")
-    page.add("PreviewAny", 2, "Report", span=2, source=inverted["STRING"])
+    page.add("PreviewAny", 2, "Report", source=inverted["STRING"])
     return page.text(template.name)
 
 
