@@ -10,7 +10,7 @@ from torch import Tensor
 from ..inversion import Callback, Grid, InversionError, Level, flow_edit
 from . import host
 from .invert import sigmas_for
-from .schema import CATEGORY, report_text, schema
+from .schema import CATEGORY, report_text, schema, seed_input
 
 
 class TwoPrompts(comfy.samplers.CFGGuider):
@@ -69,14 +69,7 @@ class FlowEdit(io.ComfyNode):
                     step=0.01,
                     tooltip="From how noisy to start. Lower keeps more of the picture.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=False,
-                    tooltip="Of the noise that both predictions see.",
-                ),
+                seed_input("Of the noise that both predictions see."),
                 io.Conditioning.Input("negative", optional=True, tooltip="Needed when either cfg is not 1."),
                 io.Sigmas.Input("sigmas", optional=True, tooltip="Replaces steps, scheduler and denoise. Descending."),
             ],

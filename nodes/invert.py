@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..inversion import Callback, Grid, GuidedNewton, Inversion, Method, invert, psnr, sample
 from . import gradient, host, record
-from .schema import advanced, report_text
+from .schema import advanced, report_text, seed_input
 
 # PSNR of a latent's round trip, in dB: what looks the same (the demo model's codec has 33), and what looks alike.
 NEAR, ALIKE = 38.0, 28.0
@@ -109,14 +109,7 @@ def sampler_inputs(seed: bool = True) -> list[io.Input]:
     )
     if not seed:
         return [choice]
-    number = io.Int.Input(
-        "seed",
-        default=0,
-        min=0,
-        max=0xFFFFFFFFFFFFFFFF,
-        control_after_generate=False,
-        tooltip="Of the noise that euler_ancestral adds; euler does not read it.",
-    )
+    number = seed_input("Of the noise that euler_ancestral adds; euler does not read it.")
     return [choice, advanced(number)]
 
 

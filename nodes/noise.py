@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from . import host
-from .schema import SAMPLING, schema
+from .schema import SAMPLING, schema, seed_input
 
 
 class NoiseFromLatent(io.ComfyNode):
@@ -25,14 +25,7 @@ class NoiseFromLatent(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model that inverted."),
                 io.Latent.Input("latent", tooltip="The inverted latent, from SamplerCustomAdvanced."),
                 io.Sigmas.Input("sigmas", tooltip="The SIGMAS of the way down, the same as of the inversion."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=False,
-                    tooltip="What the sampler gets for a seed. For euler_ancestral: the seed of the inversion's NOISE.",
-                ),
+                seed_input("What the sampler gets for a seed. For euler_ancestral: the seed of the inversion's NOISE."),
             ],
             outputs=[
                 io.Noise.Output("noise", display_name="noise", tooltip="For SamplerCustomAdvanced, on these SIGMAS.")

@@ -21,6 +21,11 @@ def advanced(widget: io.Input) -> io.Input:
     return widget
 
 
+def seed_input(tooltip: str) -> io.Input:
+    """A seed that stays as it is set: one that changed after each run would edit another picture every time."""
+    return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, tooltip=tooltip)
+
+
 def report_text(paragraphs: list[str]) -> str:
     """Lines that stay lines where the text is shown as Markdown, too: two spaces at the end of each."""
     return "  \n".join(line for paragraph in paragraphs for line in paragraph.splitlines())
