@@ -3,8 +3,8 @@
 224 cases (`edit_cases.py`) on each demo model: a picture is inverted at cfg 1 with its own caption and comes down under
 the caption of the picture asked for, or goes through the host's own image to image. Metrics in the spirit of PIE-Bench
 (arXiv 2310.01506), but against the exact truth: how well the rest of the picture is kept, how near the whole is to the
-truth, how far the structure moved, and whether the nearest of all pictures is the one asked for. All cases run at 10
-steps and cfg 3, every 8th case at eight other settings too.
+truth, how far the structure moved, and whether the nearest of all pictures is the one asked for. The rows that matter
+most run on all cases at 10 steps and cfg 3, all rows on every 8th case, and four rows at eight other settings too.
 
 Each model gets a process with one thread. What is finished is in `output/edits-MODEL.json`; `--resume` runs only the
 rows that are not there yet, `--tables` none. Writes `docs/edits-tables.md` and `docs/edits.png`. With `--quick` (every
@@ -15,12 +15,10 @@ import argparse
 import datetime
 import json
 import math
-import multiprocessing
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -37,6 +35,7 @@ import comfy.utils
 import graphs
 import numpy as np
 import torch
+from _pool import MODELS, for_each
 from comfyui_version import __version__ as host_version
 from edit_cases import CAP, KINDS, LEAST_KEPT, LOOKS, SUBSET, Case, cases, changed, judge, sources, truths
 from PIL import Image, ImageDraw, ImageFont
@@ -45,7 +44,6 @@ from torch import Tensor
 import nodes
 from demo import pictures
 
-MODELS = ("eps", "flow")
 BATCH = 32
 
 
@@ -138,6 +136,7 @@ class Row:
         method: the inversion it starts from; "" for none.
         needs: inputs that Edit From Latent has to have.
         everywhere: whether it runs at all settings, not only at the main one.
+        every_case: whether it runs on all cases at the main setting, not only on every 8th.
     """
 
     label: str
@@ -147,13 +146,14 @@ class Row:
     method: str = ""
     needs: frozenset[str] = frozenset()
     everywhere: bool = False
+    every_case: bool = False
 
 
 PLAIN = "DDIM, plain"
 REGION = "in a row's inputs: the region that truly changes"
 
 
-def from_latent(method: str, way: str, inputs: dict[str, Any] | None, everywhere: bool = False) -> Row:
+def from_latent(method: str, way: str, inputs: dict[str, Any] | None) -> Row:
     """A row through Edit From Latent: `inputs` over its defaults, or without the inversion's record if None."""
 
     def edit(batch: Batch, setting: Setting) -> Tensor:
@@ -168,17 +168,18 @@ def from_latent(method: str, way: str, inputs: dict[str, Any] | None, everywhere
     label, told = f"{method}, {way}", REGION in (inputs or {}).values()
     role: Role = "told" if told else "baseline" if label == PLAIN else "edit"
     per_step = 2 + 2 * (inputs or {}).get("structure", 0)  # of a borrowing step the source is evaluated too
-    return Row(label, edit, role, per_step, method, frozenset(inputs or {}), everywhere)
+    return Row(label, edit, role, per_step, method, frozenset(inputs or {}), label in EVERYWHERE, label in EVERY_CASE)
 
 
-def img2img(denoise: float, everywhere: bool = False) -> Row:
+def img2img(denoise: float) -> Row:
     """A row through the host's KSampler."""
 
     def edit(batch: Batch, setting: Setting) -> Tensor:
         b, sampler = batch.bench, (batch.seed, setting.steps, setting.cfg, "euler", "normal")
         return nodes.KSampler().sample(b.model, *sampler, b.other, b.negative, b.latent, denoise)[0]["samples"]
 
-    return Row(f"img2img, denoise {denoise:g}", edit, "baseline", everywhere=everywhere)
+    label = f"img2img, denoise {denoise:g}"
+    return Row(label, edit, "baseline", everywhere=label in EVERYWHERE, every_case=label in EVERY_CASE)
 
 
 def flow_edit(batch: Batch, setting: Setting) -> Tensor:
@@ -196,14 +197,15 @@ WAYS: dict[str, dict[str, Any] | None] = {
     "structure": {"control": "advanced", "structure": 0.5},
     "masked": {"mask": REGION},
 }
-EVERYWHERE = {("DDIM", "plain"), ("DDIM", "default")}
+EVERYWHERE = {"img2img, denoise 0.5", PLAIN, "DDIM, default", "FlowEdit"}
+EVERY_CASE = {*EVERYWHERE, "EasyInv, default", "DDIM, masked"}
 ROWS = [
-    Row("no edit", lambda batch, _: batch.bench.latent["samples"], "reference", 0),
-    Row("truth, through the codec", lambda batch, _: batch.truth, "reference", 0),
-    *(img2img(denoise, denoise == 0.7) for denoise in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)),
-    *(from_latent(m, way, inputs, (m, way) in EVERYWHERE) for m in INVERSIONS for way, inputs in WAYS.items()),
+    Row("no edit", lambda batch, _: batch.bench.latent["samples"], "reference", 0, every_case=True),
+    Row("truth, through the codec", lambda batch, _: batch.truth, "reference", 0, every_case=True),
+    *map(img2img, (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)),
+    *(from_latent(method, way, inputs) for method in INVERSIONS for way, inputs in WAYS.items()),
     *(from_latent("DDIM", f"preserve {preserve:g}", {"preserve": preserve}) for preserve in (0.5, 1.0)),
-    Row("FlowEdit", flow_edit, per_step=4, everywhere=True),
+    Row("FlowEdit", flow_edit, per_step=4, everywhere=True, every_case=True),
 ]
 SHOWN = (PLAIN, "DDIM, default", "Fixed Point, default", "Fixed Point, structure", "Fixed Point, masked", "FlowEdit")
 EDITS_SHOWN = 24
@@ -266,21 +268,29 @@ class Lab:
         return seconds
 
 
-def planned(jobs: dict[Setting, list[Row]], count: dict[Setting, int]) -> float:
+def planned(jobs: list["Job"]) -> float:
     """About how many network evaluations the jobs take; settings of equal steps and cases share their inversions."""
-    edits = sum(row.per_step * setting.steps * count[setting] for setting, rows in jobs.items() for row in rows)
-    shared = {(r.method, setting.steps, count[setting]) for setting, rows in jobs.items() for r in rows if r.method}
-    return edits + sum(INVERSIONS[method].per_step * steps * n for method, steps, n in shared)
+    edits = sum(row.per_step * job.setting.steps * len(job.asked) for job in jobs for row in job.rows)
+    shared = {(row.method, job.setting.steps, len(job.asked)) for job in jobs for row in job.rows if row.method}
+    return edits + sum(INVERSIONS[method].per_step * steps * count for method, steps, count in shared)
 
 
 def stored(version: str, quick: bool, ending: str) -> Path:
     return REPOSITORY / "output" / ("quick" if quick else "") / f"edits-{version}.{ending}"
 
 
+@dataclass
+class Job:
+    """Rows to run on some cases at one setting."""
+
+    setting: Setting
+    asked: list[Case]
+    rows: list[Row]
+
+
 @torch.inference_mode()
 def measure(version: str, quick: bool, resume: bool) -> None:
     """Run one model's rows and store what there is after each."""
-    torch.set_num_threads(1)
     comfy.utils.set_progress_bar_enabled(False)
     path, sheet = stored(version, quick, "json"), stored(version, quick, "npz")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -290,33 +300,35 @@ def measure(version: str, quick: bool, resume: bool) -> None:
     made = {"date": str(datetime.date.today()), "torch": torch.__version__, "host": host_version}
 
     lab = Lab(version)
-    runnable, subset = lab.rows(), lab.batches(cases()[::SUBSET])
-    settings = [MAIN] if quick else [MAIN, *(setting for setting in SETTINGS if setting != MAIN)]
-    jobs: dict[Setting, list[Row]] = {}
-    for setting in settings:
-        finished = results.setdefault(str(setting), {})
-        wanted = [row for row in runnable if setting == MAIN or row.everywhere]
-        jobs[setting] = [row for row in wanted if row.label not in finished]
-    whole = {setting: setting == MAIN and not quick for setting in settings}
-    total = planned(jobs, {setting: len(cases()[:: 1 if whole[setting] else SUBSET]) for setting in settings})
+    runnable, few = lab.rows(), cases()[::SUBSET]
+    jobs = [Job(MAIN, few, [row for row in runnable if quick or not row.every_case])]
+    if not quick:
+        jobs.insert(0, Job(MAIN, cases(), [row for row in runnable if row.every_case]))
+        others = [setting for setting in SETTINGS if setting != MAIN]
+        jobs += [Job(setting, few, [row for row in runnable if row.everywhere]) for setting in others]
+    for job in jobs:
+        finished = results.setdefault(str(job.setting), {})
+        job.rows = [row for row in job.rows if row.label not in finished]
+    subset, total = lab.batches(few), planned(jobs)
     pace = lab.pace(subset[0])
     cost = f"{total:.0f} network evaluations of a picture, {1000 * pace:.1f} ms each"
     print(f"{version:4}  {cost}: about {total * pace / 60:.0f} minutes", flush=True)
 
     started, before = time.perf_counter(), lab.evaluations.count
-    for setting, rows in jobs.items():
-        batches = lab.batches(cases()) if rows and whole[setting] else subset
-        for row in rows:
-            result, edited = lab.run(row, batches, setting)
-            results[str(setting)][row.label] = result
-            if setting == MAIN:
-                shown[row.label] = edited[indices_shown(len(edited))].mul(255).round().byte().numpy()
+    for job in jobs:
+        batches = subset if job.asked is few else lab.batches(job.asked)
+        for row in job.rows:
+            result, edited = lab.run(row, batches, job.setting)
+            results[str(job.setting)][row.label] = result
+            if job.setting == MAIN:
+                stride = SUBSET if len(edited) == len(cases()) else 1
+                shown[row.label] = edited[::stride][:EDITS_SHOWN].mul(255).round().byte().numpy()
                 np.savez_compressed(sheet, **shown)
             path.write_text(json.dumps({"made": made, "results": results}), encoding="utf-8")
             done = lab.evaluations.count - before
             left = max(0, total - done) * ((time.perf_counter() - started) / done if done else pace) / 60
             figures = "  ".join(f"{name} {cell}" for name, cell in zip(HEADERS, cells(result), strict=True))
-            print(f"{version:4}  {setting!s:17} {row.label:24}  {figures}  ({left:.0f} min left)", flush=True)
+            print(f"{version:4}  {job.setting!s:17} {row.label:24}  {figures}  ({left:.0f} min left)", flush=True)
 
 
 COLUMNS = {
@@ -352,36 +364,47 @@ def table(headers: Iterable[str], lines: Iterable[list[str]]) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in (headers, ["---"] * len(headers), *lines)] + [""]
 
 
-def main_tables(results: Results) -> list[str]:
-    """All figures at the main setting, rows that know the region apart, and the successes by kind of case."""
+def on_few(result: dict[str, Any]) -> dict[str, Any]:
+    """A row's result on every 8th case."""
+    if len(result["scores"]["success"]) < len(cases()):
+        return result
+    return result | {"scores": {name: values[::SUBSET] for name, values in result["scores"].items()}}
+
+
+def main_tables(results: Results, quick: bool) -> list[str]:
+    """All figures at the main setting, and the successes by kind of case: on all cases, then all rows on every 8th."""
     present = [row for row in ROWS if row.label in results]
-    lines = []
-    for title, told in (("All rows:", False), ("Told the region that truly changes, so an upper bound:", True)):
-        if chosen := [row for row in present if (row.role == "told") == told]:
-            lines += [title, "", *table(["", *HEADERS], [[row.label, *cells(results[row.label])] for row in chosen])]
-    groups = [[case.kind for case in cases()], [case.look for case in cases()]]
-    for what, names, of in (("what changes", KINDS, groups[0]), ("look", LOOKS, groups[1])):
-        shares = [[row.label, *by_group(results[row.label], names, of)] for row in present]
-        lines += [f"Success in % by {what}:", "", *table(["", *names], shares)]
-    return lines
+    few = {label: on_few(result) for label, result in results.items()}
+    lines = [] if quick else main_table([row for row in present if row.every_case], results, cases())
+    return lines + main_table(present, few, cases()[::SUBSET])
+
+
+def main_table(rows: list[Row], results: Results, asked: list[Case]) -> list[str]:
+    shown = {row.label: row.label + " (told the region)" * (row.role == "told") for row in rows}
+    kinds, looks = [case.kind for case in asked], [case.look for case in asked]
+    figures = [[shown[label], *cells(results[label])] for label in shown]
+    groups = [
+        [shown[label], *by_group(results[label], KINDS, kinds), *by_group(results[label], LOOKS, looks)]
+        for label in shown
+    ]
+    lines = [f"{len(asked)} cases:", "", *table(["", *HEADERS], figures)]
+    return [*lines, "Success in % by what changes, and by look:", "", *table(["", *KINDS, *LOOKS], groups)]
 
 
 def by_group(result: dict[str, Any], names: Iterable[str], of: list[str]) -> list[str]:
     """The share of successes in each group of cases; `of` names the group of every case."""
-    success = result["scores"]["success"]
-    mine = list(zip(success, of if len(of) == len(success) else of[::SUBSET], strict=True))
+    mine = list(zip(result["scores"]["success"], of, strict=True))
     return [f"{100 * mean(value for value, group in mine if group == name):.0f}" for name in names]
 
 
 def settings_table(everything: dict[str, Results]) -> list[str]:
-    """Success and background PSNR of the subset at every setting."""
+    """Success and background PSNR of every 8th case at every setting."""
 
     def cell(label: str, setting: Setting) -> str:
-        scores = everything.get(str(setting), {}).get(label, {}).get("scores")
-        if scores is None:
+        result = everything.get(str(setting), {}).get(label)
+        if result is None:
             return ""
-        stride = SUBSET if len(scores["success"]) == len(cases()) else 1
-        success, background = (mean(scores[name][::stride]) for name in ("success", "background PSNR"))
+        success, background = (mean(on_few(result)["scores"][name]) for name in ("success", "background PSNR"))
         return f"{100 * success:.0f} / {background:.1f}"
 
     labels = [row.label for row in ROWS if row.everywhere and any(row.label in rows for rows in everything.values())]
@@ -389,6 +412,9 @@ def settings_table(everything: dict[str, Results]) -> list[str]:
 
 
 def beats(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    """On background PSNR and on success at once, on the cases that both ran on."""
+    if len(ours["scores"]["success"]) != len(theirs["scores"]["success"]):
+        ours, theirs = on_few(ours), on_few(theirs)
     pairs = [[mean(result["scores"][name]) for result in (ours, theirs)] for name in ("background PSNR", "success")]
     return all(a > b for a, b in pairs)
 
@@ -415,7 +441,7 @@ def write_tables(quick: bool) -> None:
             f"Nothing to make tables of: there is no {stored('MODEL', quick, 'json')}. Run without --tables."
         )
     found = {version: results["results"][str(MAIN)] for version, results in loaded.items()}
-    count = len(next(iter(next(iter(found.values())).values()))["scores"]["success"])
+    count = len(cases()[:: SUBSET if quick else 1])
     made = sorted(
         {f"on {m['date']}, torch {m['torch']}, ComfyUI {m['host']}" for m in (r["made"] for r in loaded.values())}
     )
@@ -428,6 +454,7 @@ def write_tables(quick: bool) -> None:
         f"quarter of the cases are pictures as trained; in the others source and truth are {', '.join(LOOKS[1:])}, "
         "which no caption says and training never showed, so the edit has to take it over. Means over cases.",
         "",
+        "- (told the region): knows which region truly changes, so an upper bound",
         "- evaluations: of the network, for one edit; a step at cfg 1 is one, a guided step two",
         "- background PSNR (dB), SSIM, MSE (x 10^-4): outside the region where source and truth differ, grown by a "
         f"pixel, in cases where that is {LEAST_KEPT:.0%} of the picture or more; PSNR counts up to {CAP:g} dB",
@@ -440,22 +467,19 @@ def write_tables(quick: bool) -> None:
         "",
     ]
     for version, results in found.items():
-        lines += [f"## {version} demo model, {MAIN}", "", *main_tables(results)]
+        lines += [f"## {version} demo model, {MAIN}", "", *main_tables(results, quick)]
     if not quick:
         every = len(cases()[::SUBSET])
         for version, results in loaded.items():
             title = f"## {version} demo model, other settings: success in % / background PSNR in dB, {every} cases"
             lines += [title, "", *settings_table(results["results"])]
     title = f"## Which rows beat image to image and plain DDIM at {MAIN}"
-    lines += [title, "", "On background PSNR and on success at once, on the models named.", "", *conclusion]
+    meaning = "On background PSNR and on success at once, on the cases that both ran on, on the models named."
+    lines += [title, "", meaning, "", *conclusion]
     folder = stored("", quick, "").parent if quick else REPOSITORY / "docs"
     (folder / "edits-tables.md").write_text("\n".join(lines), encoding="utf-8")
     contact_sheet(found, quick).save(folder / "edits.png", optimize=True)
     print("\n".join([title, "", *conclusion, str(folder / "edits-tables.md"), str(folder / "edits.png")]))
-
-
-def indices_shown(count: int) -> list[int]:
-    return [i * (count // EDITS_SHOWN) for i in range(EDITS_SHOWN)]
 
 
 TILE, GAP, LINE = 192, 6, 22
@@ -463,8 +487,7 @@ TILE, GAP, LINE = 192, 6, 22
 
 def contact_sheet(found: dict[str, Results], quick: bool) -> Image.Image:
     """Edits line by line, the models taking turns; a green frame around successes, a red one around the others."""
-    asked = cases()[:: SUBSET if quick else 1]
-    chosen = indices_shown(len(asked))
+    asked = cases()[::SUBSET][:EDITS_SHOWN]
     stored_pictures = {version: dict(np.load(stored(version, quick, "npz"))) for version in found}
     columns = {version: sheet_columns(results) for version, results in found.items()}
     width = max(len(labels) for labels in columns.values()) + 2
@@ -485,13 +508,13 @@ def contact_sheet(found: dict[str, Results], quick: bool) -> Image.Image:
             text((GAP + i * (TILE + GAP), y), label)
         y += LINE
         for k in range(turn, EDITS_SHOWN, len(found)):
-            case = asked[chosen[k]]
+            case = asked[k]
             text((GAP, y), f"{case}  ({case.kind})", fill="dimgrey")
             y += LINE
             for i, picture in enumerate(torch.cat([sources([case]), truths([case])]).mul(255).byte().numpy()):
                 tile(GAP + i * (TILE + GAP), y, picture, "white")
             for i, label in enumerate(columns[version], 2):
-                success = found[version][label]["scores"]["success"][chosen[k]]
+                success = on_few(found[version][label])["scores"]["success"][k]
                 frame = "limegreen" if success else "crimson"
                 tile(GAP + i * (TILE + GAP), y, stored_pictures[version][label][k], frame)
             y += TILE + GAP
@@ -502,7 +525,7 @@ def sheet_columns(results: Results) -> list[str]:
     """The img2img row with the most successes (if several, with the best background), then what there is of SHOWN."""
 
     def merit(label: str) -> list[float]:
-        return [mean(results[label]["scores"][name]) for name in ("success", "background PSNR")]
+        return [mean(on_few(results[label])["scores"][name]) for name in ("success", "background PSNR")]
 
     best = sorted((label for label in results if label.startswith("img2img")), key=merit)[-1:]
     return best + [label for label in SHOWN if label in results]
@@ -517,8 +540,7 @@ def main() -> None:
     options = parser.parse_args()
     chosen = MODELS if options.model == "both" else (options.model,)
     if not options.tables:
-        with ProcessPoolExecutor(len(chosen), multiprocessing.get_context("spawn")) as pool:
-            list(pool.map(partial(measure, quick=options.quick, resume=options.resume), chosen))
+        for_each(partial(measure, quick=options.quick, resume=options.resume), chosen)
     write_tables(options.quick)
 
 

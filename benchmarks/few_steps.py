@@ -12,6 +12,7 @@ from typing import Any
 import inprocess
 import solvers  # boots the host
 import torch
+from _pool import MODELS, for_each
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STEPS = (4, 8)
@@ -31,22 +32,30 @@ def methods(library: Any) -> dict[str, tuple[Any, int]]:
     }
 
 
-def main() -> None:
+SETTINGS = [(n, cfg) for cfg in solvers.GUIDANCE for n in STEPS]
+
+
+def rows(version: str) -> list[str]:
+    """The lines of one model's table."""
     pack = inprocess.load_pack()
-    settings = [(n, cfg) for cfg in solvers.GUIDANCE for n in STEPS]
+    problem, lines = solvers.demo_problem(pack, version), []
+    for label, (method, backward) in methods(pack.inversion).items():
+        found = [problem(n, cfg, solvers.measure(pack.inversion, method)).decibels for n, cfg in SETTINGS]
+        lines.append(f"| {label} | {backward} a step | " + " | ".join(f"{value:.1f}" for value in found) + " |")
+        print(version, lines[-1], flush=True)
+    return lines
+
+
+def main() -> None:
     lines = [
-        f"Made by `python scripts/benchmark.py few_steps` on {datetime.date.today()}, torch {torch.__version__}, CPU.",
+        f"Made by `python scripts/benchmark.py few_steps` on {datetime.date.today()}, torch {torch.__version__}, "
+        f"ComfyUI {solvers.host_version}, CPU.",
         "PSNR of the latent's round trip in dB; the way back is the sampler alone.",
     ]
-    for version in pack.nodes.demo.VERSIONS:
-        problem = solvers.demo_problem(pack, version)
+    for version, found in zip(MODELS, for_each(rows), strict=True):
         lines += ["", f"## {version} demo model", ""]
-        lines += ["| method | backward passes | " + " | ".join(f"{n} steps, cfg {cfg:g}" for n, cfg in settings) + " |"]
-        lines += ["|---|---|" + "---|" * len(settings)]
-        for label, (method, backward) in methods(pack.inversion).items():
-            found = [problem(n, cfg, solvers.measure(pack.inversion, method)).decibels for n, cfg in settings]
-            lines.append(f"| {label} | {backward} a step | " + " | ".join(f"{value:.1f}" for value in found) + " |")
-            print(version, lines[-1], flush=True)
+        lines += ["| method | backward passes | " + " | ".join(f"{n} steps, cfg {cfg:g}" for n, cfg in SETTINGS) + " |"]
+        lines += ["|---|---|" + "---|" * len(SETTINGS), *found]
     (REPOSITORY / "docs" / "few-steps-tables.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -1,9 +1,9 @@
 """Which inversion method is worth its model calls: `python scripts/benchmark.py solvers`
 
 Every method inverts the same pictures on the same noise levels, and the sampler alone (no record) comes back; the round
-trip's PSNR says how near. Columns: model calls per step, PSNR in dB at 4, 10, 20 and 50 steps, and at 20 steps whether
-the inverted latent still looks like Gaussian noise (standard deviation over the expected one, correlation of
-neighbours, excess kurtosis), because a prompt can only steer what is noise. Once for cfg 1, 3 and 7 each, on the two
+trip's PSNR says how near. Columns: model calls per step, PSNR in dB at 4, 10, 20 and (at cfg 1) 50 steps, and at 20
+steps whether the inverted latent still looks like Gaussian noise (standard deviation over the expected one, correlation
+of neighbours, excess kurtosis), because a prompt can only steer what is noise. Once for cfg 1, 3 and 7 each, on the two
 demo models (three pictures, in the host) and on a mixture of Gaussians with a known denoiser. Writes
 `docs/solvers-tables.md` and `docs/solvers.png`.
 """
@@ -24,10 +24,13 @@ import inprocess
 inprocess.boot(None, "--use-pytorch-cross-attention")  # faster than the host's default on CPUs
 import comfy.model_management
 import torch
+from _pool import MODELS, for_each
+from comfyui_version import __version__ as host_version
 from torch import Tensor
 
-STEPS = (4, 10, 20, 50)
 GUIDANCE = (1.0, 3.0, 7.0)
+STEPS = {1.0: (4, 10, 20, 50), 3.0: (4, 10, 20), 7.0: (4, 10, 20)}
+MIXTURE = "mixture of Gaussians"
 PICTURES = [("red heart", "blue"), ("panda", "green"), ("thumbs up dark skin tone", "yellow")]
 
 
@@ -129,19 +132,19 @@ def measure(library: Any, method: Any) -> Callable[[Any, Tensor, Any], Row]:
     return work
 
 
-def table(title: str, results: dict[str, dict[tuple[int, float], Row]]) -> list[str]:
+def table(title: str, found: dict[str, dict[tuple[int, float], Row]]) -> list[str]:
     lines = [f"## {title}", ""]
-    for cfg in GUIDANCE:
+    for cfg, steps in STEPS.items():
         lines += [
             f"cfg {cfg:g}",
             "",
-            "| method | calls per step at 20 steps | " + " | ".join(f"{n} steps" for n in STEPS) + " | spread "
+            "| method | calls per step at 20 steps | " + " | ".join(f"{n} steps" for n in steps) + " | spread "
             "| neighbours | kurtosis |",
-            "|---|---|" + "---|" * (len(STEPS) + 3),
+            "|---|---|" + "---|" * (len(steps) + 3),
         ]
-        for label, rows in results.items():
+        for label, rows in found.items():
             mid = rows[20, cfg]
-            cells = " | ".join(f"{rows[n, cfg].decibels:.1f}" for n in STEPS)
+            cells = " | ".join(f"{rows[n, cfg].decibels:.1f}" for n in steps)
             noise = f"{mid.spread:.2f} | {mid.neighbours:+.2f} | {mid.kurtosis:+.1f}"
             lines.append(f"| {label} | {mid.calls:.2f} | {cells} | {noise} |")
         lines.append("")
@@ -156,10 +159,10 @@ def plot(everything: dict[str, dict[str, dict[tuple[int, float], Row]]], path: P
 
     colours = pyplot.get_cmap("tab20")
     figure, axes = pyplot.subplots(1, len(everything), figsize=(5 * len(everything), 4.6), sharey=True)
-    for axis, (title, results) in zip(axes, everything.items(), strict=True):
-        for i, (label, rows) in enumerate(results.items()):
-            shown = [rows[n, 1.0] for n in STEPS]
-            calls = [row.calls * n for row, n in zip(shown, STEPS, strict=True)]
+    for axis, (title, found) in zip(axes, everything.items(), strict=True):
+        for i, (label, rows) in enumerate(found.items()):
+            shown = [rows[n, 1.0] for n in STEPS[1.0]]
+            calls = [row.calls * n for row, n in zip(shown, STEPS[1.0], strict=True)]
             axis.plot(calls, [r.decibels for r in shown], "o-", label=label, color=colours(i), alpha=0.85, ms=3.5)
         axis.set(title=f"{title}, cfg 1", xlabel="model calls of the inversion", xscale="log")
         axis.grid(alpha=0.3)
@@ -169,30 +172,38 @@ def plot(everything: dict[str, dict[str, dict[tuple[int, float], Row]]], path: P
     figure.savefig(path, dpi=110)
 
 
-def main() -> None:
-    pack = inprocess.load_pack()
-    library = pack.inversion
-    problems = {f"{v} demo model": demo_problem(pack, v) for v in pack.nodes.demo.VERSIONS}
-    import inversion as standalone  # what tests/core/problems.py uses; the pack's copy has classes of its own
+def results(title: str) -> dict[str, dict[tuple[int, float], Row]]:
+    """Label -> (steps, cfg) -> row, on a demo model or on the mixture."""
+    if title == MIXTURE:
+        import inversion as library  # what tests/core/problems.py uses; the pack's copy has classes of its own
 
-    everything: dict[str, Any] = {}
-    for title, problem in (*problems.items(), ("mixture of Gaussians", mixture_problem())):
-        lib = standalone if title.startswith("mixture") else library
-        results: dict[str, dict[tuple[int, float], Row]] = {}
-        for label, method in methods(lib).items():
-            results[label] = {(n, g): problem(n, g, measure(lib, method)) for n in STEPS for g in GUIDANCE}
-            figures = "  ".join(f"{results[label][n, 1.0].decibels:6.1f}" for n in STEPS)
-            print(f"{title:22} {label:44} {results[label][20, 1.0].calls:.2f} calls  {figures}", flush=True)
-        everything[title] = results
+        problem = mixture_problem()
+    else:
+        pack = inprocess.load_pack()
+        library, problem = pack.inversion, demo_problem(pack, title)
+    found: dict[str, dict[tuple[int, float], Row]] = {}
+    for label, method in methods(library).items():
+        found[label] = {(n, cfg): problem(n, cfg, measure(library, method)) for cfg in STEPS for n in STEPS[cfg]}
+        figures = "  ".join(f"{found[label][n, 1.0].decibels:6.1f}" for n in STEPS[1.0])
+        print(f"{title:22} {label:44} {found[label][20, 1.0].calls:.2f} calls  {figures}", flush=True)
+    return found
+
+
+def main() -> None:
+    titles = (*MODELS, MIXTURE)
+    everything = {
+        title if title == MIXTURE else f"{title} demo model": found
+        for title, found in zip(titles, for_each(results, titles), strict=True)
+    }
     lines = [
-        f"Made by `python scripts/benchmark.py solvers` on {datetime.date.today()}, torch {torch.__version__}, CPU.",
+        f"Made by `python scripts/benchmark.py solvers` on {datetime.date.today()}, torch {torch.__version__}, "
+        f"ComfyUI {host_version}, CPU.",
         "PSNR of the latent's round trip in dB, 150 = exact to rounding; the way back is the sampler alone.",
         "",
     ]
-    for title, results in everything.items():
-        lines += table(title, results)
+    for title, found in everything.items():
+        lines += table(title, found)
     docs = REPOSITORY / "docs"
-    docs.mkdir(exist_ok=True)
     (docs / "solvers-tables.md").write_text("\n".join(lines), encoding="utf-8")
     plot(everything, docs / "solvers.png")
     print(f"{docs / 'solvers-tables.md'}\n{docs / 'solvers.png'}")
