@@ -20,6 +20,8 @@ from host import DEFAULT, PACKAGES, REPOSITORY, Host, command_line, ensure, say
 TESTS = REPOSITORY / "tests"
 HOST_TESTS = TESTS / "host"
 NOTHING_COLLECTED = 5  # pytest's exit code
+# A whole run shares its files among processes; each has a host of its own in memory, so there are not many.
+WORKERS = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
 
 
 def main() -> int:
@@ -37,7 +39,8 @@ def main() -> int:
         if chosen is None:
             say(f"ComfyUI {host.version}: none of the tests named is in tests/host, so there is nothing to run.")
             continue
-        result = run(host, chosen)
+        workers = [] if any(map(test_path, arguments)) else WORKERS
+        result = run(host, [*workers, *chosen])
         if result == NOTHING_COLLECTED and arguments:  # as with -k, which need not select in both
             continue
         code = code or result
@@ -46,7 +49,7 @@ def main() -> int:
 
 def run(host: Host, arguments: list[str]) -> int:
     say(f"\nThe tests with ComfyUI {host.version} in {host.root}")
-    # One thread: the models are tiny, and threads that wait for one another are slow on a machine with other work.
+    # One thread each: the models are tiny, and threads that wait for one another are slow beside other work.
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     environment |= {"COMFYUI_ROOT": str(host.root), "COMFYUI_PYTHON": str(host.python)}
     return subprocess.run(tools.command(host, "pytest", *arguments), cwd=REPOSITORY, env=environment).returncode
