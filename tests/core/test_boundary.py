@@ -37,9 +37,10 @@ def test_source_imports_nothing_foreign(path: Path) -> None:
     assert not [name for name in imported(path.read_text(encoding="utf-8")) if is_foreign(name)]
 
 
-def test_importing_the_library_loads_nothing_foreign() -> None:
+def test_importing_the_library_and_its_adapters_loads_nothing_foreign() -> None:
     code = (
-        f"import sys; sys.path.append({str(REPOSITORY)!r}); before = set(sys.modules); import inversion; "
+        f"import sys; sys.path.append({str(REPOSITORY)!r}); before = set(sys.modules); "
+        "import inversion, inversion.adapters.diffusers; "
         "print('\\n'.join(set(sys.modules) - before))"
     )
     loaded = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout
