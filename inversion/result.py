@@ -6,7 +6,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,13 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import InversionError
-from .schedule import Grid, Level
+from .schedule import Grid, Kind, Level
 
 FORMAT = 1
 # The worst residual up to which, on the demo models, the sampler alone always came back near the picture, and to
 # something like it. Above the latter anything happened.
 CLOSE, ROUGH = 3e-2, 3e-1
-LARGEST_HEADER = 1 << 20  # bytes; a record of 1000 steps has about 60 thousand
+LARGEST_HEADER = 1 << 26  # bytes; a record of 1000 steps has about 60 thousand, a workflow beside it may have millions
 
 
 @dataclass(frozen=True)
@@ -145,14 +145,21 @@ class Inversion:
                 f"This inversion record has format {record.get('format')!r}; this version reads {FORMAT}. "
                 "Invert the picture again."
             )
+        if record.get("kind") not in get_args(Kind):
+            raise InversionError(
+                f"This inversion record is damaged: its kind is {record.get('kind')!r}, not one of "
+                f"{', '.join(get_args(Kind))}. Invert the picture again."
+            )
         try:
             inversion = cls(
-                grid=Grid(tuple(Level(*level) for level in record["levels"]), record["kind"], record["ancestral"]),
+                grid=Grid(
+                    tuple(Level(*level) for level in record["levels"]), record["kind"], bool(record["ancestral"])
+                ),
                 trajectory=record["trajectory"],
                 offsets=record["offsets"],
                 corrections=record["corrections"],
                 residuals=record["residuals"],
-                calls=tuple(record["calls"]),
+                calls=tuple(int(calls) for calls in record["calls"]),
                 method=str(record["method"]),
                 tolerance=float(record["tolerance"]),
                 notes=tuple(str(note) for note in record["notes"]),
@@ -160,16 +167,15 @@ class Inversion:
                 partner=record.get("partner"),
             )
             _check_shapes(inversion)
-        except (KeyError, TypeError, AttributeError) as error:
+        except InversionError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
             raise InversionError(f"This inversion record is damaged ({error!r}). Invert the picture again.") from error
         return inversion
 
     def save(self, path: str | Path) -> None:
-        """Write the inversion as one safetensors file: the tensors, and the rest as JSON in its header."""
-        record = self.to_dict()
-        tensors = {name: value.contiguous().cpu() for name, value in record.items() if isinstance(value, Tensor)}
-        rest = {name: value for name, value in record.items() if not isinstance(value, Tensor)}
-        save_file(tensors, path, {"inversion": json.dumps(rest)})
+        """Write the inversion as one safetensors file, see `write_record`."""
+        write_record(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> "Inversion":
@@ -178,24 +184,71 @@ class Inversion:
         Raises:
             InversionError: anything else, with what was found.
         """
-        try:
-            with open(path, "rb") as file:
-                start = file.read(8)
-            if len(start) < 8 or struct.unpack("<Q", start)[0] > LARGEST_HEADER:
-                raise InversionError(f"{path} is not an inversion: it does not start like one of this pack's files.")
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                if "inversion" not in metadata:
-                    raise InversionError(
-                        f"{path} is a safetensors file, but not an inversion: its header holds "
-                        f"{', '.join(metadata) or 'no metadata'}. Save one with Inversion.save."
-                    )
-                record = json.loads(metadata["inversion"]) | {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, ValueError, TypeError) as error:
-            if isinstance(error, InversionError):
-                raise
-            raise InversionError(f"{path} cannot be read as an inversion: {error}") from error
-        return cls.from_dict(record)
+        return cls.from_dict(read_record(path))
+
+
+def write_record(path: str | Path, record: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a record as one safetensors file: the tensors, and the rest as JSON under "inversion" in its header.
+
+    Arguments:
+        record: that of `Inversion.to_dict`, with any other tensors and plain values beside it.
+        metadata: more text for the header.
+
+    Raises:
+        InversionError: the header would be larger than `read_record` takes.
+    """
+    rest = {name: value for name, value in record.items() if not isinstance(value, Tensor)}
+    header = {**(metadata or {}), "inversion": json.dumps(rest)}
+    size = len(json.dumps(header)) + 200 * len(record)  # a tensor's entry has its name, type, shape and place
+    if size > LARGEST_HEADER:
+        raise InversionError(
+            f"What is to be written beside the tensors takes {size / 1e6:.0f} MB, more than the "
+            f"{LARGEST_HEADER / 1e6:.0f} MB that are read back. Leave out some of {', '.join(metadata or {})}."
+        )
+    tensors: dict[str, Tensor] = {}
+    for name, value in record.items():
+        if isinstance(value, Tensor):
+            value = value.contiguous().cpu()
+            # The format has no views: two tensors on one memory, such as a state and a slice of the trajectory.
+            held = {other.untyped_storage().data_ptr() for other in tensors.values()}
+            tensors[name] = value.clone() if value.untyped_storage().data_ptr() in held else value
+    save_file(tensors, path, header)
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """The record that `write_record` wrote, with what stood beside it; `Inversion.from_dict` checks its parts.
+
+    Raises:
+        InversionError: any other file, with what was found.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(8)
+        if len(start) < 8 or struct.unpack("<Q", start)[0] > LARGEST_HEADER:
+            raise InversionError(f"{path} is not an inversion: it does not start like one of this pack's files.")
+        with safe_open(path, "pt") as file:
+            metadata, names = file.metadata() or {}, list(file.keys())
+            if "inversion" not in metadata:
+                raise InversionError(
+                    f"{path} is a safetensors file, but not an inversion: it holds {_some(names)}, and in its header "
+                    f"{_some(list(metadata))}. Give a file that Inversion.save wrote."
+                )
+            # Copies, because the file may be overwritten while its tensors, mapped from it, are still in use.
+            return json.loads(metadata["inversion"]) | {name: file.get_tensor(name).clone() for name in names}
+    except InversionError:
+        raise
+    except OSError as error:
+        raise InversionError(f"{path} cannot be read: {error}") from error
+    except (SafetensorError, ValueError, TypeError, RecursionError) as error:
+        raise InversionError(
+            f"{path} cannot be read as an inversion, it may be cut off or damaged: {error}. Copy it again, or invert "
+            "the picture again."
+        ) from error
+
+
+def _some(names: list[str]) -> str:
+    """The first names of a list that may be long."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "nothing"
 
 
 def record_memory(x: Tensor, steps: int, device: torch.device | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -220,10 +273,10 @@ def _check_shapes(inversion: Inversion) -> None:
         expected["partner"] = state
     for name, shape in expected.items():
         value = getattr(inversion, name)
-        if tuple(value.shape) != shape or not value.is_floating_point():
+        if tuple(value.shape) != shape or not value.is_floating_point() or value.element_size() < 2:
             raise InversionError(
                 f"This inversion record is damaged: {name} is {value.dtype} of shape {tuple(value.shape)}, not "
-                f"floating point of {shape}. Invert the picture again."
+                f"floating point of {shape} with 16 bits or more. Invert the picture again."
             )
     if len(inversion.calls) != steps or not math.isfinite(inversion.tolerance):
         raise InversionError(f"This inversion record is damaged: {len(inversion.calls)} call counts for {steps} steps.")

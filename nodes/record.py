@@ -1,7 +1,7 @@
 """The inversion record: what a LATENT carries from an Invert node to Edit From Latent, and when it may be trusted.
 
 It is one extra key of the LATENT dictionary, a plain dictionary of CPU tensors, numbers and strings, which the host's
-own nodes pass on untouched (Save Latent does not).
+own nodes pass on untouched (Save Latent does not; Save Inversion does).
 """
 
 import math
@@ -30,6 +30,32 @@ def signature(model: Any) -> dict[str, Any]:
 def write(model: Any, inversion: Inversion, cfg: float) -> dict[str, Any]:
     """The record of an inversion in the state space of `model`."""
     return {"model": signature(model), "cfg": cfg, **inversion.to_dict()}
+
+
+def require(latent: dict, otherwise: str) -> Inversion:
+    """The inversion that a LATENT carries, as far as it can be judged without the model.
+
+    Raises:
+        InversionError: there is none (the message ends with `otherwise`), it is damaged, or the samples have another
+            shape by now.
+    """
+    record = latent.get(KEY)
+    if record is None:
+        raise InversionError(f"This LATENT carries no inversion record. {otherwise}")
+    inversion = Inversion.from_dict(record)
+    made, cfg = record.get("model"), record.get("cfg")
+    if not isinstance(made, dict) or not isinstance(cfg, int | float):
+        raise InversionError(
+            f"This inversion record is damaged: it was made with the model {made!r} at cfg {cfg!r}. Invert the picture "
+            "again."
+        )
+    came, expected = tuple(latent["samples"].shape), tuple(inversion.latent.shape)
+    if came != expected:
+        raise InversionError(
+            f"The LATENT is no longer what was inverted ({came}, not {expected}), so its record does not fit. Connect "
+            "the latent straight from an Invert node."
+        )
+    return inversion
 
 
 def read(model: Any, latent: dict, samples: torch.Tensor) -> tuple[Inversion | None, list[str]]:

@@ -59,6 +59,20 @@ class Bench:
         with torch.inference_mode():
             return node.execute(**given).args
 
+    def save(self, latent: dict, prefix: str = "inversions/inversion") -> str:
+        """Save Inversion; returns the file as Load Inversion names it."""
+        node = self.pack.nodes.files.SaveInversion
+        with torch.inference_mode():
+            out = node.execute(latent, prefix)
+        (saved,) = out.ui["latents"]
+        assert out.args[0] is latent
+        return f"{saved['subfolder']}/{saved['filename']} [{saved['type']}]"
+
+    def load(self, file: str) -> tuple[dict, Tensor, str]:
+        """(LATENT, SIGMAS, report) of Load Inversion."""
+        with torch.inference_mode():
+            return self.pack.nodes.files.LoadInversion.execute(file).args
+
 
 def demo(pack: ModuleType, version: str) -> Bench:
     """The demo model with its red heart on blue."""

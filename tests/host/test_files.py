@@ -1,0 +1,343 @@
+"""Save Inversion and Load Inversion: what comes back, what is refused, and what the server makes of them."""
+
+import io
+import json
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import folder_paths
+import pytest
+import torch
+from client import Client, Graph, QueueError
+from graphs import Bench, defaults, demo
+from host import Server
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import nodes
+
+SUFFIX = ".inversion.safetensors"
+
+
+@pytest.fixture(scope="module", params=["eps", "flow"])
+def bench(request: pytest.FixtureRequest, pack: Any) -> Bench:
+    return demo(pack, request.param)
+
+
+@pytest.fixture(scope="module")
+def flow(pack: Any) -> Bench:
+    return demo(pack, "flow")
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folders of the test's own: in them, `output` and `input`."""
+    for name in ("output", "input"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(folder_paths, f"{name}_directory", str(tmp_path / name))
+    return tmp_path
+
+
+def path_of(file: str) -> Path:
+    return Path(folder_paths.get_annotated_filepath(file))
+
+
+def header(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        return file.metadata()
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal to the last bit, with equal types."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    return type(a) is type(b) and a == b
+
+
+@pytest.mark.parametrize(
+    ("method", "inputs"),
+    [
+        ("EasyInv", {"steps": 5}),
+        ("FixedPoint", {"steps": 4, "cfg": 1.5}),
+        ("GuidedNR", {"steps": 3, "sampler": "euler_ancestral", "seed": 7}),
+    ],
+)
+def test_an_edit_after_load_is_bit_identical(bench: Bench, method: str, inputs: dict) -> None:
+    latent, _, sigmas, report = bench.invert(method, negative=bench.negative, **inputs)
+    loaded, loaded_sigmas, loaded_report = bench.load(bench.save(latent))
+    assert torch.equal(loaded_sigmas, sigmas)
+    assert "Residual per step" in loaded_report
+    assert next(line for line in report.splitlines() if "Residual" in line) in loaded_report
+    # Lists where there were pairs is all that a file may change.
+    plain = json.loads(json.dumps({k: v for k, v in latent["inversion"].items() if not isinstance(v, torch.Tensor)}))
+    assert same(loaded, {**latent, "inversion": latent["inversion"] | plain})
+    for edit in ({}, {"positive": bench.other, "cfg": 3.0, "preserve": 0.6, "negative": bench.negative}):
+        assert torch.equal(
+            bench.edit(latent=loaded, **edit)[0]["samples"], bench.edit(latent=latent, **edit)[0]["samples"]
+        )
+
+
+def test_what_else_a_latent_holds_comes_back(flow: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    samples = flow.latent["samples"].repeat(3, 1, 1, 1)
+    mask = (torch.arange(3 * 64 * 64).reshape(3, 64, 64) % 3 == 0).float()
+    beside = {"noise_mask": mask, "batch_index": [4, 1, 9], "type": "image"}
+    latent, _, _, _ = flow.invert(latent={"samples": samples, **beside}, steps=2)
+    loaded, _, _ = flow.load(flow.save({**latent, "pipe": object()}))
+    assert same({key: loaded[key] for key in beside}, beside)
+    assert loaded.keys() == latent.keys()
+    assert "leaves out the LATENT's 'pipe'" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_samples_keep_their_type_and_views_are_written_whole(flow: Bench, dtype: torch.dtype) -> None:
+    latent, _, _, _ = flow.invert(steps=2)
+    trajectory = latent["inversion"]["trajectory"]
+    of_type = {**latent, "samples": latent["samples"].to(dtype)}
+    view = {**latent, "samples": trajectory[-1]}
+    strided = {**latent, "samples": latent["samples"].mT.contiguous().mT}
+    for given in (of_type, view, strided):
+        assert same(flow.load(flow.save(given))[0]["samples"], given["samples"])
+
+
+def test_a_file_that_changes_leaves_what_was_loaded_alone(flow: Bench) -> None:
+    latent, _, _, _ = flow.invert(steps=2)
+    file = flow.save(latent)
+    loaded, _, _ = flow.load(file)
+    content = path_of(file).read_bytes()
+    with path_of(file).open("r+b") as open_file:
+        open_file.write(b"\0" * len(content))
+    assert torch.equal(loaded["samples"], latent["samples"])
+    assert torch.equal(loaded["inversion"]["offsets"], latent["inversion"]["offsets"])
+
+
+def test_the_library_reads_the_same_file(flow: Bench) -> None:
+    latent, _, _, _ = flow.invert(steps=2)
+    inversion = flow.pack.inversion.Inversion.load(path_of(flow.save(latent)))
+    assert torch.equal(inversion.trajectory, latent["inversion"]["trajectory"])
+
+
+def test_files_are_numbered_and_named_like_the_hosts(flow: Bench, folders: Path) -> None:
+    latent, _, _, _ = flow.invert(steps=2)
+    for prefix in ("inversions/inversion", "inversions/inversion", "heart", "a/b/%width%x"):
+        flow.save(latent, prefix)
+    (folders / "input" / "mine").mkdir()
+    for name in (f"shared{SUFFIX}", f"mine/own{SUFFIX}", "other.safetensors", "picture.png"):
+        (folders / "input" / name).touch()
+    (folders / "output" / "checkpoint.safetensors").touch()
+    (file,) = flow.pack.nodes.files.LoadInversion.define_schema().inputs
+    assert file.options == [
+        f"mine/own{SUFFIX}",
+        f"shared{SUFFIX}",
+        f"a/b/0x_00001_{SUFFIX} [output]",
+        f"heart_00001_{SUFFIX} [output]",
+        f"inversions/inversion_00001_{SUFFIX} [output]",
+        f"inversions/inversion_00002_{SUFFIX} [output]",
+    ]
+    with pytest.raises(Exception, match="outside the output folder"):
+        flow.save(latent, "../elsewhere")
+
+
+def test_how_it_was_made_is_in_the_file(flow: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    latent, _, _, _ = flow.invert(steps=2)
+    prompt, workflow = {"1": {"class_type": "INV_Save"}}, {"nodes": [], "extra": {"words": 'Füße, "quoted"'}}
+    hidden = SimpleNamespace(prompt=prompt, extra_pnginfo={"workflow": workflow})
+    monkeypatch.setattr(flow.pack.nodes.files.SaveInversion, "hidden", hidden, raising=False)
+    made = header(path_of(flow.save(latent)))
+    assert json.loads(made["prompt"]) == prompt
+    assert json.loads(made["workflow"]) == workflow
+    monkeypatch.setattr(flow.pack.nodes.files.args, "disable_metadata", True)
+    file = flow.save(latent)
+    assert header(path_of(file)).keys() == {"inversion"}
+    assert same(flow.load(file)[0]["samples"], latent["samples"])
+
+
+def test_more_beside_the_tensors_than_can_be_read_back_is_not_written(
+    flow: Bench, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latent, _, _, _ = flow.invert(steps=2)
+    monkeypatch.setattr(flow.pack.inversion.result, "LARGEST_HEADER", 20_000)
+    hidden = SimpleNamespace(prompt={"1": "x" * 20_000}, extra_pnginfo=None)
+    monkeypatch.setattr(flow.pack.nodes.files.SaveInversion, "hidden", hidden, raising=False)
+    with pytest.raises(flow.pack.inversion.InversionError, match="Leave out some of prompt"):
+        flow.save(latent)
+    assert not list((folders / "output").rglob(f"*{SUFFIX}"))
+    hidden.prompt = {"1": "x" * 10_000}
+    flow.load(flow.save(latent))
+
+
+def test_a_latent_that_is_no_inversion_is_not_saved(flow: Bench, folders: Path) -> None:
+    error = flow.pack.inversion.InversionError
+    latent, _, _, _ = flow.invert(steps=2)
+    with pytest.raises(error, match=r"no inversion record.*Save Latent"):
+        flow.save(flow.latent)
+    with pytest.raises(error, match=r"no longer what was inverted \(\(2, 16, 16, 16\), not \(1, 16, 16, 16\)\)"):
+        flow.save({**latent, "samples": latent["samples"].repeat(2, 1, 1, 1)})
+    with pytest.raises(error, match="format 99"):
+        flow.save({**latent, "inversion": {**latent["inversion"], "format": 99}})
+    assert not list((folders / "output").rglob("*.safetensors"))
+
+
+def test_other_files_are_refused_and_the_message_says_what_they_are(flow: Bench, folders: Path) -> None:
+    latent, _, _, _ = flow.invert(steps=2)
+    good = path_of(flow.save(latent))
+    content, tensors, record = good.read_bytes(), load_file(good), header(good)["inversion"]
+    path = folders / "input" / f"given{SUFFIX}"
+
+    def refused(message: str) -> None:
+        with pytest.raises(flow.pack.inversion.InversionError, match=message):
+            flow.load(path.name)
+
+    for cut in (len(content) - 1, len(content) // 2, 5000, 100):
+        path.write_bytes(content[:cut])
+        refused("cannot be read as an inversion, it may be cut off or damaged.*Copy it again")
+    for cut in (7, 0):
+        path.write_bytes(content[:cut])
+        refused("does not start like one of this pack's files")
+    for oversized in (b"\xff" * 64, (1 << 27).to_bytes(8, "little") + content[8:]):
+        path.write_bytes(oversized)
+        refused("does not start like one of this pack's files")
+    path.write_bytes(b"\x80\x04\x95" + b"pickled" * 100)
+    refused("does not start like one of this pack's files")
+
+    nodes.SaveLatent().save(flow.latent)  # the host's own file
+    (theirs,) = (folders / "output").rglob("*.latent")
+    path.write_bytes(theirs.read_bytes())
+    refused("not an inversion: it holds .*latent_tensor.*take Load Latent")
+    save_file({f"layer.{i}": torch.zeros(1) for i in range(9)}, path, {"format": "pt"})
+    refused(r"not an inversion: it holds layer\.0, .* and 5 more, and in its header format")
+    flow.pack.inversion.Inversion.from_dict(latent["inversion"]).save(path)
+    refused("no LATENT beside the inversion")
+
+    cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+        ({"latent.samples": tensors["latent.samples"].to(torch.int64)}, {}, r"samples are torch\.int64"),
+        ({"latent.samples": tensors["latent.samples"].to(torch.float8_e4m3fn)}, {}, r"samples are torch\.float8"),
+        ({"latent.samples": tensors["latent.samples"][:, :4].clone()}, {}, "no longer what was inverted"),
+        ({"trajectory": tensors["trajectory"].to(torch.int32)}, {}, r"trajectory is torch\.int32"),
+        ({"offsets": tensors["offsets"].to(torch.float8_e5m2)}, {}, r"offsets is torch\.float8"),
+        ({"corrections": tensors["corrections"][1:].clone()}, {}, "corrections is .* of shape"),
+        ({}, {"format": 2}, "format 2"),
+        ({}, {"kind": "other"}, "kind is 'other'"),
+        ({}, {"levels": [[1.0, 2.0, None]]}, "at least two"),
+        ({}, {"kind": "ve"}, "damaged"),  # whose levels are all on the scale of the clean latent, never 0
+        ({}, {"levels": [["a", "b", None]] * 3}, "damaged"),
+        ({}, {"calls": ["many", 1]}, "damaged"),
+        ({}, {"tolerance": "small"}, "damaged"),
+        ({}, {"model": ["ve"]}, "made with the model"),
+        ({}, {"cfg": "high"}, "at cfg 'high'"),
+        ({}, {"latent": [1]}, "no LATENT beside"),
+    ]
+    for of_tensors, of_record, message in cases:
+        save_file({**tensors, **of_tensors}, path, {"inversion": json.dumps(json.loads(record) | of_record)})
+        refused(message)
+    for text in ("[" * 100_000, '{"format": ', "[1]", "9" * 5000):
+        save_file(tensors, path, {"inversion": text})
+        refused("cut off or damaged")
+    save_file(tensors, path, {"inversion": record})
+    assert same(flow.load(path.name)[0]["samples"], latent["samples"])  # the rest of the file was in order
+
+
+def test_names_lead_to_files_in_the_hosts_folders_only(flow: Bench, folders: Path) -> None:
+    node = flow.pack.nodes.files.LoadInversion
+    file = flow.save(flow.invert(steps=2)[0])
+    secret = folders / f"secret{SUFFIX}"
+    secret.write_bytes(path_of(file).read_bytes())
+    assert node.validate_inputs(file) is True
+    for outside in (f"../{secret.name}", f"x/../../{secret.name} [output]", str(secret), f"{secret} [input]"):
+        assert "is not within the" in node.validate_inputs(outside)
+        with pytest.raises(flow.pack.inversion.InversionError, match="is not within the"):
+            flow.load(outside)
+    assert "There is no file gone in the input folder. Press R" in node.validate_inputs("gone")
+    assert "There is no file inversions in the output folder" in node.validate_inputs("inversions [output]")
+
+
+def test_the_fingerprint_changes_with_the_file(flow: Bench) -> None:
+    node = flow.pack.nodes.files.LoadInversion
+    latent = flow.invert(steps=2)[0]
+    file, other = flow.save(latent), flow.save(latent)
+    before = node.fingerprint_inputs(file)
+    assert node.fingerprint_inputs(file) == before
+    os.replace(path_of(other), path_of(file))
+    assert node.fingerprint_inputs(file) != before
+
+
+def graph_of(pack: Any, steps: int) -> Graph:
+    """Inverts a picture, reports, saves and edits."""
+    modules = pack.nodes
+    wires = {"model": ["model", 0], "positive": ["was", 0]}
+    inverter = {**defaults(modules.fixed_point.InvertFixedPoint), **wires, "latent": ["encoded", 0], "steps": steps}
+    edit = {**defaults(modules.edit.EditFromLatent), **wires, "positive": ["is", 0], "latent": ["inverted", 0]}
+    contents = {
+        "model": ("INV_DemoModel", {"version": "flow"}),
+        "picture": ("INV_DemoPicture", {"emoji": "red heart", "background": "blue"}),
+        "was": ("CLIPTextEncode", {"clip": ["model", 1], "text": "red heart on blue background"}),
+        "is": ("CLIPTextEncode", {"clip": ["model", 1], "text": "green heart on blue background"}),
+        "encoded": ("VAEEncode", {"pixels": ["picture", 0], "vae": ["model", 2]}),
+        "inverted": ("INV_FixedPoint", inverter),
+        "saved": ("INV_Save", {"latent": ["inverted", 0], "filename_prefix": "inversions/inversion"}),
+        "report": ("INV_Report", {**wires, "latent": ["inverted", 0], "vae": ["model", 2], "image": ["picture", 0]}),
+        "edited": ("INV_EditFromLatent", edit),
+        "decoded": ("VAEDecode", {"samples": ["edited", 0], "vae": ["model", 2]}),
+        "shown": ("PreviewImage", {"images": ["decoded", 0]}),
+    }
+    return {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in contents.items()}
+
+
+def after_load(graph: Graph, file: str) -> Graph:
+    """The same edit, from a file."""
+    left_out = ("picture", "was", "encoded", "inverted", "saved", "report")
+    rest = {name: node for name, node in graph.items() if name not in left_out}
+    rest["loaded"] = {"class_type": "INV_Load", "inputs": {"file": file}}
+    inputs = graph["edited"]["inputs"] | {"latent": ["loaded", 0]}
+    return rest | {"edited": {"class_type": "INV_EditFromLatent", "inputs": inputs}}
+
+
+def run(client: Client, graph: Graph) -> tuple[dict[str, Any], set[str]]:
+    """What came out, and which nodes came from the cache."""
+    prompt_id = client.queue(graph)
+    while (done := client.history(prompt_id)) is None:
+        time.sleep(0.1)
+    assert done["status"]["status_str"] == "success", done["status"]
+    cached = [data["nodes"] for kind, data in done["status"]["messages"] if kind == "execution_cached"]
+    return done["outputs"], set(cached[0])
+
+
+def shown(client: Client, outputs: dict[str, Any]) -> bytes:
+    """The pixels of the edited picture."""
+    return Image.open(io.BytesIO(client.image(outputs["shown"]["images"][0]))).tobytes()
+
+
+def test_the_server_saves_lists_loads_and_caches(server: Server, pack: Any) -> None:
+    client = Client(server.url)
+    graph = graph_of(pack, 3)
+    outputs, _ = run(client, graph)
+    assert outputs["report"]["text"][0].startswith("Inverted")
+    with Image.open(io.BytesIO(client.image(outputs["report"]["images"][0]))) as drawn:
+        assert drawn.size == (1024, 616)
+    (saved,) = outputs["saved"]["latents"]
+    assert saved["type"] == "output"
+    file = f"{saved['subfolder']}/{saved['filename']} [output]"
+    path = server.log.parent / "output" / saved["subfolder"] / saved["filename"]
+    assert json.loads(header(path)["prompt"]) == graph
+    (options,) = [options for kind, options in client.object_info()["INV_Load"]["input"]["required"].values()]
+    assert file in options["options"]
+
+    loading = after_load(graph, file)
+    again, cached = run(client, loading)
+    assert "loaded" not in cached
+    assert shown(client, again) == shown(client, outputs)
+    assert {"loaded", "edited"} <= run(client, loading)[1]
+    path.touch()
+    assert "loaded" not in run(client, loading)[1]
+
+    for name, message in ((file.replace("00001", "99999"), "There is no file"), (f"../{path.name}", "is not within")):
+        with pytest.raises(QueueError, match=message):
+            client.queue(after_load(graph, name))
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(QueueError, match="cut off or damaged"):
+        client.run(loading)
