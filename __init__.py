@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .nodes import InversionExtension
 
+WEB_DIRECTORY = "./web"  # the nodes' help pages; no JavaScript
+
 
 async def comfy_entrypoint() -> "InversionExtension":
     """What ComfyUI calls after importing the folder; lazy, so that importing the folder costs nothing."""
