@@ -127,10 +127,19 @@ class Host:
 
     @contextlib.contextmanager
     def serve(
-        self, base: Path, *, arguments: Sequence[str] = (), port: int | None = None, patience: float = 180
+        self,
+        base: Path,
+        *,
+        arguments: Sequence[str] = (),
+        port: int | None = None,
+        patience: float = 180,
+        with_pack: bool = True,
     ) -> Iterator[Server]:
-        """Run the server with the folders of `base` (models, input, output, custom_nodes) until the block ends."""
-        prepare(base)
+        """Run the server with the folders of `base` (models, input, output, custom_nodes) until the block ends.
+
+        `with_pack` links this repository into custom_nodes; without, the server has the packs that are there.
+        """
+        prepare(base, with_pack=with_pack)
         port = free_port(port)
         log = base / "server.log"
         command = [str(self.python), "main.py", "--cpu", "--port", str(port), "--base-directory", str(base.resolve())]
@@ -246,11 +255,12 @@ def free_port(port: int | None = None) -> int:
         return int(listener.getsockname()[1])
 
 
-def prepare(base: Path) -> None:
-    """Make `base` a base directory of ComfyUI in which this repository is a custom node pack."""
+def prepare(base: Path, *, with_pack: bool = True) -> None:
+    """Make `base` a base directory of ComfyUI, in which this repository is a custom node pack if `with_pack`."""
     for name in ("custom_nodes", "input", "output", "models"):
         (base / name).mkdir(parents=True, exist_ok=True)
-    link(base / "custom_nodes" / PACK)
+    if with_pack:
+        link(base / "custom_nodes" / PACK)
 
 
 def link(place: Path) -> None:
@@ -304,6 +314,29 @@ def pip(python: Path, *arguments: str, doing: str) -> None:
             "configuration (`pip config list`), then run the same command again; what is already there is reused.\n"
             "Or set COMFYUI_ROOT to a ComfyUI that this machine has, and nothing of the host is downloaded."
         )
+
+
+def install_beside(host: Host, requirements: Path, place: Path, announcement: str) -> None:
+    """Have exactly what `requirements` lists in the folder `place`, for this host's Python, which gets none of it.
+
+    Installs only when one of the two has changed; the file lists requirements of requirements too.
+    """
+    tag = [str(host.python), "-c", "import sys; print(sys.implementation.cache_tag)"]
+    name = requirements.relative_to(REPOSITORY).as_posix()
+    facts = {
+        name: hashlib.sha256(requirements.read_bytes()).hexdigest(),
+        "python": subprocess.run(tag, capture_output=True, text=True, check=True).stdout.strip(),
+    }
+    marker = place / "installed.json"
+    if read_marker(marker) == facts:
+        return
+    say(f"Installing {name} in {place}: {announcement}.")
+    if place.exists():
+        shutil.rmtree(place)
+    place.mkdir(parents=True)
+    options = ["--no-deps", "--target", str(place), "--requirement", str(requirements)]
+    pip(host.python, "install", *options, doing=f"installing {name}")
+    write_marker(marker, facts)
 
 
 def _condensed(line: str) -> str | None:

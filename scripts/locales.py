@@ -1,8 +1,8 @@
 """Keeps the nodes' texts in step: `python scripts/host.py run scripts/locales.py`
 
 Writes locales/en/nodeDefs.json from the nodes, which is what the other languages are translated from, and the tables of
-inputs and outputs in the help pages under web/docs/ from each language's texts. Says which texts a language lacks or
-has too many. Tests fail where any of it was left out.
+inputs and outputs in the help pages under web/docs/ from each language's texts; the pages' pictures are copies of the
+workflows' thumbnails. Says which texts a language lacks or has too many. Tests fail where any of it was left out.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ LANGUAGES = ("en", "zh", "ja", "ko", "fr", "de", "es", "ru", "pt-BR")
 HELP = REPOSITORY / "web" / "docs"
 HEADINGS = {"en": ("Inputs", "Outputs"), "zh": ("输入", "输出")}
 """Languages of the help pages -> headings of their tables."""
-TABLES = re.compile(r"<!-- tables -->.*<!-- /tables -->", re.DOTALL)
+THUMBNAILS = REPOSITORY / "workflows"
+PICTURES = re.compile(r"!\[.*?\]\((.*?)\)")
+MARKS = "<!-- tables -->", "<!-- /tables -->"
 
 Texts = dict[str, Any]
 """Node id -> display_name, description, inputs {name: {name, tooltip}}, outputs {index: {name, tooltip}}."""
@@ -56,23 +59,24 @@ def read(language: str) -> Texts:
 
 
 def tables(node: Texts, language: str) -> str:
-    """A help page's tables of a node's inputs and outputs, between the marks that TABLES finds."""
-    lines = ["<!-- tables -->"]
+    """A help page's tables of a node's inputs and outputs, with the marks around them."""
+    lines = [MARKS[0]]
     for heading, part in zip(HEADINGS[language], ("inputs", "outputs"), strict=True):
         if node[part]:
             rows = [f"| **{words['name']}** | {words['tooltip']} |" for words in node[part].values()]
             lines += [f"### {heading}", "", "| | |", "|---|---|", *rows, ""]
-    return "\n".join([*lines[:-1], "<!-- /tables -->"])
+    return "\n".join([*lines[:-1], MARKS[1]])
 
 
 def help_pages() -> dict[Path, str]:
     """Every help page that is there -> what it should hold, with the tables as the texts have them now."""
     pages = {}
     for language in HEADINGS:
-        nodes = read(language)
-        for path in sorted(HELP.glob(f"*/{language}.md")):
-            page, name = path.read_text(encoding="utf-8"), path.parent.name
-            pages[path] = TABLES.sub(lambda _, name=name: tables(nodes[name], language), page) if name in nodes else page
+        for name, node in read(language).items():
+            path = HELP / name / f"{language}.md"
+            if path.exists():
+                before, _, rest = path.read_text(encoding="utf-8").partition(MARKS[0])
+                pages[path] = before + tables(node, language) + rest.partition(MARKS[1])[2]
     return pages
 
 
@@ -92,6 +96,9 @@ def main() -> None:
         print(f"{language}: {len(missing)} missing, {len(odd)} too many", *missing[:5], *odd[:5], sep="\n  ")
     for path, page in help_pages().items():
         path.write_text(page, encoding="utf-8")
+        for picture in PICTURES.findall(page):
+            if (THUMBNAILS / picture).exists():
+                shutil.copyfile(THUMBNAILS / picture, HELP / picture)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-import subprocess
-
-from host import REPOSITORY, Host, folder, pip, read_marker, say, write_marker
+from host import REPOSITORY, Host, folder, install_beside
 
 REQUIREMENTS = REPOSITORY / "tests" / "requirements.txt"
 
@@ -15,23 +11,8 @@ LAUNCH = "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module(
 
 
 def install(host: Host) -> None:
-    """Have what tests/requirements.txt says for this host's Python; again only when one of the two has changed."""
-    tag = [str(host.python), "-c", "import sys; print(sys.implementation.cache_tag)"]
-    facts = {
-        "tests/requirements.txt": hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest(),
-        "python": subprocess.run(tag, capture_output=True, text=True, check=True).stdout.strip(),
-    }
-    tools = folder() / "tools"
-    marker = tools / "installed.json"
-    if read_marker(marker) == facts:
-        return
-    say(f"Installing the test tools in {tools}: up to 85 MB to download, 250 MB on disk.")
-    if tools.exists():
-        shutil.rmtree(tools)
-    tools.mkdir(parents=True)
-    options = ["--no-deps", "--target", str(tools), "--requirement", str(REQUIREMENTS)]
-    pip(host.python, "install", *options, doing="installing the test tools of tests/requirements.txt")
-    write_marker(marker, facts)
+    """Have what tests/requirements.txt says for this host's Python."""
+    install_beside(host, REQUIREMENTS, folder() / "tools", "up to 92 MB to download, 280 MB on disk")
 
 
 def command(host: Host, module: str, *arguments: str) -> list[str]:

@@ -6,9 +6,10 @@ import urllib.request
 from types import ModuleType
 from typing import Any
 
-import locales
 import pytest
 from host import PACK, Server
+
+import locales
 
 OTHERS = locales.LANGUAGES[1:]
 
@@ -54,9 +55,11 @@ def test_every_node_has_a_help_page_in_step_with_its_texts(language: str, englis
     assert {path.parent.name for path in pages} == set(english)
     for path, page in pages.items():
         assert path.read_text(encoding="utf-8") == page, f"run scripts/locales.py: {path} is behind the nodes"
-        assert locales.TABLES.search(page)
-        for picture in re.findall(r"!\[.*?\]\((.*?)\)", page):
-            assert (locales.HELP / picture).is_file(), f"{path} shows {picture}"
+        assert [page.count(mark) for mark in locales.MARKS] == [1, 1]
+        for picture in locales.PICTURES.findall(page):
+            shown, thumbnail = locales.HELP / picture, locales.THUMBNAILS / picture
+            assert shown.is_file(), f"{path} shows {picture}"
+            assert not thumbnail.exists() or shown.read_bytes() == thumbnail.read_bytes()
 
 
 def test_the_host_hands_them_out(server: Server, english: locales.Texts) -> None:
