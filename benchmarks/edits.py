@@ -44,7 +44,7 @@ from torch import Tensor
 import nodes
 from demo import pictures
 
-BATCH = 16
+BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -197,8 +197,8 @@ WAYS: dict[str, dict[str, Any] | None] = {
     "structure": {"control": "advanced", "structure": 0.5},
     "masked": {"mask": REGION},
 }
-EVERYWHERE = {"img2img, denoise 0.5", PLAIN, "DDIM, default", "FlowEdit"}
-EVERY_CASE = {*EVERYWHERE, "EasyInv, default", "DDIM, masked"}
+EVERYWHERE = {"img2img, denoise 0.7", PLAIN, "DDIM, default", "FlowEdit"}
+EVERY_CASE = {"img2img, denoise 0.5", PLAIN, "DDIM, default", "DDIM, masked", "EasyInv, default", "FlowEdit"}
 ROWS = [
     Row("no edit", lambda batch, _: batch.bench.latent["samples"], "reference", 0, every_case=True),
     Row("truth, through the codec", lambda batch, _: batch.truth, "reference", 0, every_case=True),
