@@ -11,6 +11,7 @@ Pure PyTorch; knows no host. A denoiser is any callable (x, level) -> estimate o
 
 from .errors import DivergedError, InversionError
 from .flow_edit import flow_edit
+from .interpolate import between, centroid, interpolate, seeds
 from .keep import Keep
 from .methods import DDIM, EasyInv, FixedPoint, GuidedNewton, Rex
 from .metrics import psnr
@@ -36,8 +37,12 @@ __all__ = [
     "Method",
     "Rex",
     "StepResult",
+    "between",
+    "centroid",
     "flow_edit",
+    "interpolate",
     "invert",
     "psnr",
     "sample",
+    "seeds",
 ]

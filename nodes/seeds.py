@@ -1,0 +1,121 @@
+"""Seeds From Examples: new noise near that of pictures of one kind, for what a model draws badly from random noise."""
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..inversion import Grid, InversionError, seeds
+from ..inversion.interpolate import likeness, noise_scale
+from . import host, record
+from .schema import CATEGORY, report_text, schema, seed_input
+
+SHOWN = [("norm", "Norm", 1), ("mean", "Mean", 0), ("neighbours", "Correlation of neighbours", 0)]
+
+
+class Seeds(io.ComfyNode):
+    """The noise is for any sampler of the host, under a prompt of the user's choice."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="INV_Seeds",
+            display_name="Seeds From Examples",
+            category=CATEGORY,
+            description="New starting noise near that of inverted example pictures. For rare things that a model draws "
+            "badly from random noise: invert a few pictures of one, and draw it elsewhere from these seeds.",
+            search_aliases=["rare concepts", "seedselect", "centroid", "few-shot", "noise from pictures", "variations"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model that inverted the examples."),
+                io.Latent.Input(
+                    "latent",
+                    tooltip="Inverted examples of one kind of picture, as a batch: a batch through an Invert node, or "
+                    "several inverted latents through Batch Latents (then connect sigmas).",
+                ),
+                io.Int.Input("count", default=4, min=1, max=64, tooltip="How many seeds to make."),
+                io.Float.Input(
+                    "spread",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How far from the examples' middle toward random points between two of them. 0: all seeds "
+                    "are the middle.",
+                ),
+                io.Float.Input(
+                    "fresh",
+                    default=0.25,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How far from there toward new random noise: more variety, less of the examples. 1: "
+                    "nothing of them.",
+                ),
+                seed_input("Of the random points and the new noise."),
+                io.Sigmas.Input(
+                    "sigmas",
+                    optional=True,
+                    tooltip="For latents without an inversion record: the Invert node's sigmas output.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    "latent_out",
+                    display_name="latent",
+                    tooltip="The seeds as latents: as latent_image beside noise, or for Edit From Latent with sigmas.",
+                ),
+                io.Noise.Output(
+                    "noise",
+                    display_name="noise",
+                    tooltip="The seeds as NOISE, for any host sampler, with latent as latent_image and these sigmas.",
+                ),
+                io.Sigmas.Output("sigmas_out", display_name="sigmas", tooltip="Noise levels that start at the seeds'."),
+                io.String.Output(
+                    "report", display_name="report", tooltip="How much seeds and examples look like noise."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        latent: dict,
+        count: int,
+        spread: float,
+        fresh: float,
+        seed: int,
+        sigmas: Tensor | None = None,
+    ) -> io.NodeOutput:
+        samples = host.samples_for(model, latent)
+        source, _ = record.read(model, latent, samples)
+        remarks: list[str] = []
+        formats = model.get_model_object("latent_format")
+        if source is not None:
+            if sigmas is not None:
+                remarks.append("The record's own sigmas were used; the connected SIGMAS were not needed.")
+            sigmas, examples = torch.tensor([level.sigma for level in source.grid.levels]), source.latent
+            top = source.grid.levels[0]
+        elif sigmas is not None:
+            sigmas, examples = host.checked_sigmas(model, sigmas), formats.process_in(samples.float().cpu())
+            top = Grid.from_sigmas(sigmas.tolist(), host.model_kind(model)).levels[0]
+        else:
+            raise InversionError(
+                "These latents carry no inversion record that fits them (batching latents drops it), so their noise "
+                "level is not known. Connect the SIGMAS of the Invert node that made them."
+            )
+        scale = noise_scale(top)
+        made = seeds(examples, count, torch.Generator().manual_seed(seed), spread, fresh, scale)
+        ours, theirs = likeness(made, scale), likeness(examples, scale)
+        lines = [f"{count} seeds from {len(examples)} examples, spread {spread:g}, fresh {fresh:g}."]
+        for name, what, noise in SHOWN:
+            lines.append(f"{what}: {_range(ours[name])}; of the examples {_range(theirs[name])}; of noise {noise}.")
+        out = {"samples": formats.process_out(made)}
+        return io.NodeOutput(
+            out, host.InvertedNoise(model, made, top.sigma, seed), sigmas, report_text(lines + remarks)
+        )
+
+
+def _range(values: Tensor) -> str:
+    return f"{float(values.min()):.2f} to {float(values.max()):.2f}"
