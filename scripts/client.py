@@ -15,6 +15,10 @@ Graph = dict[str, dict[str, Any]]
 """API format: node id -> {"class_type", "inputs": {name: value or [node id, output slot]}}."""
 
 
+MUTED = 2
+"""The mode of a node in a workflow file that is there and not run."""
+
+
 class QueueError(Exception):
     """The server refused a graph, or a node in it failed; the message is the one a user would see."""
 
@@ -72,12 +76,12 @@ class Client:
 def api_graph(workflow: dict[str, Any]) -> Graph:
     """A workflow file as the browser saves it, as the graph that it queues.
 
-    Covers what this repository's workflows use: nodes, links and widgets; no subgraphs, reroutes or bypassed nodes.
+    Covers what this repository's workflows use: nodes, links, widgets and muted nodes; no subgraphs or reroutes.
     """
     links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
     graph: Graph = {}
     for node in workflow["nodes"]:
-        if node["type"] in ("MarkdownNote", "Note"):
+        if node["type"] in ("MarkdownNote", "Note") or node.get("mode") == MUTED:
             continue
         inputs: dict[str, Any] = {}
         widgets = [slot["widget"]["name"] for slot in node.get("inputs", []) if "widget" in slot]

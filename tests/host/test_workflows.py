@@ -6,6 +6,7 @@ place of the loaders, or checkpoints of few layers and random weights, which the
 
 import io
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,16 +24,20 @@ import pytest
 import torch
 from client import Client, Graph, api_graph
 from families import fill
-from host import DEFAULT, Host, Server
+from host import DEFAULT, PACK, Host, Server
 from PIL import Image
 from safetensors.torch import save_file
+from templates.page import inputs_of
+from templates.stand_in import lay_out, stand_in
+from templates.stories import METHODS, TEMPLATES, Template, files
 from torch import Tensor
 
-from workflows import TEMPLATES, WORKFLOWS, Template, build_all, files, inputs_of
+from workflows import BLUEPRINT, WORKFLOWS, build_all
 
-SIDE = 64
-SOURCE, TARGET = "red heart on blue background", "green heart on white background"
-FLOW = ("sd3", "flux")  # the others' models are of the eps family
+WIDGETS = Path(__file__).parents[1] / "data" / "widgets.json"
+STEPS = 10  # of the workflows that are run here; their own 20 take twice as long
+
+CALLS = re.compile(r"steps from .*, (\d+) model calls")
 
 every = pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.name)
 with_files = [template for template in TEMPLATES if not template.demo]
@@ -44,22 +49,20 @@ def workflow(template: Template) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def stand_ins(server: Server, pack: ModuleType) -> Path:
-    """An empty file for each that a template names, and a real picture; the server's folder."""
+def stand_ins(server: Server) -> Path:
+    """A file for each that a template names, empty if it is a model, and real pictures; the server's folder."""
     base = server.log.parent
     for template in with_files:
-        for _, widgets in [*template.loaders, template.picture]:
-            for name in files(widgets):
-                (base / name).parent.mkdir(parents=True, exist_ok=True)
-                (base / name).touch()
-    pixels = pack.demo.pictures.picture("red heart", "blue")
-    Image.fromarray((pixels * 255).round().astype(np.uint8)).save(base / "input" / "example.png")
+        for name in files(workflow(template)["nodes"]):
+            (base / name).parent.mkdir(parents=True, exist_ok=True)
+            (base / name).touch()
+        lay_out(base, template)
     return base
 
 
-def pixels(client: Client, output: dict[str, Any]) -> np.ndarray:
+def pixels(client: Client, output: dict[str, Any], which: int = 0) -> np.ndarray:
     """The picture that a node shows, (height, width, 3) in [0, 1]."""
-    data = client.image(output["images"][0])
+    data = client.image(output["images"][which])
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=np.float64) / 255
 
 
@@ -67,18 +70,55 @@ def psnr(first: np.ndarray, second: np.ndarray) -> float:
     return float(-10 * np.log10(np.mean((first - second) ** 2) + 1e-12))
 
 
-def small(graph: Graph) -> dict[str, str]:
-    """Have the graph scale its picture to SIDE; returns its nodes' ids by title, or else by type."""
-    for node in graph.values():
-        if node["class_type"] == "ImageScale":
-            node["inputs"] |= {"width": SIDE, "height": SIDE}
-    return {node["_meta"]["title"] or node["class_type"]: name for name, node in graph.items()}
+class Story:
+    """A template's graph on a server, with the demo model where it needs one, fewer steps, and what came of it."""
+
+    def __init__(self, name: str, server: Server, pack: ModuleType) -> None:
+        self.client, self.template, self.pictures = Client(server.url), named[name], pack.demo.pictures
+        lay_out(server.log.parent, self.template)
+        self.graph: Graph = api_graph(workflow(self.template))
+        self.nodes = stand_in(self.graph, self.template, self.client.object_info())
+        for node in self.graph.values():
+            if "steps" in node["inputs"]:
+                node["inputs"]["steps"] = min(STEPS, node["inputs"]["steps"])
+        self.outputs: dict[str, dict[str, Any]] = {}
+
+    def run(self) -> None:
+        self.outputs = self.client.run(self.graph)
+
+    def also(self, name: str, kind: str, **inputs: Any) -> list[Any]:
+        """One more node; returns its first output."""
+        self.graph[name] = {"class_type": kind, "inputs": inputs, "_meta": {"title": name}}
+        self.nodes[name] = name
+        return [name, 0]
+
+    def wire(self, title: str, slot: int = 0) -> list[Any]:
+        return [self.nodes[title], slot]
+
+    def picture(self, title: str, which: int = 0) -> np.ndarray:
+        return pixels(self.client, self.outputs[self.nodes[title]], which)
+
+    def text(self, title: str) -> str:
+        return "\n".join(self.outputs[self.nodes[title]]["text"])
+
+    def asked(self, title: str) -> np.ndarray:
+        """The picture that a prompt describes."""
+        emoji, _, background = self.graph[self.nodes[title]]["inputs"]["text"].partition(" on ")
+        return self.pictures.picture(emoji, background.removesuffix(" background")).astype(np.float64)
+
+    def nearer(self, picture: np.ndarray, than: np.ndarray, title: str) -> float:
+        """By how many dB `picture` is nearer than another to what a prompt describes."""
+        return psnr(picture, self.asked(title)) - psnr(than, self.asked(title))
+
+
+# --- the files --------------------------------------------------------------------------------------------------------
 
 
 def test_the_files_are_what_the_builder_makes(server: Server, host: Host) -> None:
     if host.version != DEFAULT:
         pytest.skip(f"the files are made on ComfyUI {DEFAULT}: other versions' nodes have other outputs")
-    committed = {path: path.read_text(encoding="utf-8") for path in WORKFLOWS.glob("*.json")}
+    folders = (WORKFLOWS, BLUEPRINT.parent)
+    committed = {path: path.read_text(encoding="utf-8") for folder in folders for path in folder.glob("*.json")}
     made = build_all(Client(server.url).object_info())
     assert committed.keys() == made.keys()
     for path, text in made.items():
@@ -92,6 +132,33 @@ def test_a_file_has_the_hosts_widgets_in_the_hosts_order(server: Server, templat
         if node["type"] != "MarkdownNote":
             kept = [slot["name"] for slot in node["inputs"] if "widget" in slot]
             assert kept == [given.name for given in inputs_of(info[node["type"]]) if given.widget], node["type"]
+
+
+@every
+def test_a_template_has_a_thumbnail(template: Template) -> None:
+    """The browser asks for a JPEG of the template's name, and shows it in a square."""
+    path = WORKFLOWS / f"{template.name}.jpg"
+    with Image.open(path) as picture:
+        assert picture.format == "JPEG"
+        assert picture.size[0] == picture.size[1] >= 400
+    assert path.stat().st_size < 60_000
+
+
+def test_widgets_are_only_ever_appended(server: Server) -> None:
+    """Workflow files keep widgets' values by position, so what people have saved means what it did.
+
+    A new node, or a new last widget, is written into tests/data/widgets.json; what is there does not change.
+    """
+    info = Client(server.url).object_info()
+    ours = {name: about for name, about in info.items() if about["python_module"] == f"custom_nodes.{PACK}"}
+    live = {name: [given.name for given in inputs_of(about) if given.widget] for name, about in ours.items()}
+    known = json.loads(WIDGETS.read_text(encoding="utf-8"))
+    moved = {name: live.get(name) for name, widgets in known.items() if live.get(name, [])[: len(widgets)] != widgets}
+    assert moved == {}, "widgets that are not where saved workflows have them; append new ones after the last"
+    assert live == known, "write what is new into tests/data/widgets.json"
+
+
+# --- what they do -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("template", with_files, ids=lambda template: template.name)
@@ -108,32 +175,127 @@ def test_the_server_accepts_a_workflow_and_reaches_its_files(
     assert [error["node_type"] in dict(template.loaders) for error in errors] == [True], errors
 
 
-@pytest.mark.parametrize("template", with_files, ids=lambda template: template.name)
-def test_a_workflow_runs_with_the_demo_model_for_its_own(server: Server, stand_ins: Path, template: Template) -> None:
-    client = Client(server.url)
-    info = client.object_info()
-    graph = api_graph(workflow(template))
-    by_title = small(graph)
-    graph[by_title["Source prompt"]]["inputs"]["text"] = SOURCE
-    graph[by_title["Target prompt"]]["inputs"]["text"] = TARGET
-    loaders = {name: node["class_type"] for name, node in graph.items() if node["class_type"] in dict(template.loaders)}
-    version = "flow" if template.name in FLOW else "eps"
-    graph["demo"] = {"class_type": "INV_DemoModel", "inputs": {"version": version}}
-    for node in graph.values():
-        for name, value in node["inputs"].items():
-            if isinstance(value, list) and value[0] in loaders:
-                wire = info[loaders[value[0]]]["output"][value[1]]
-                node["inputs"][name] = ["demo", info["INV_DemoModel"]["output"].index(wire)]
-    for name in loaders:
-        del graph[name]
+def reconstruction(template: Template) -> str | None:
+    """The title of the node that shows it, in a template that gives the picture back beside its edit."""
+    titles = [node.get("title", "") for node in workflow(template)["nodes"]]
+    return next((title for title in titles if title.startswith("Reconstruction")), None)
 
-    outputs = client.run(graph)
-    original = np.asarray(Image.open(stand_ins / "input" / "example.png"), dtype=np.float64) / 255
-    reconstruction, edited = (pixels(client, outputs[by_title[title]]) for title in template.titles)
-    assert psnr(reconstruction, original) > 24
-    assert psnr(edited, original) < 20
-    corner = edited[:4, :4].mean()
-    assert corner > original[:4, :4].mean() + 0.1, "the edit's background is no lighter than the picture's blue"
+
+@pytest.fixture
+def story(request: pytest.FixtureRequest, server: Server, pack: ModuleType) -> Story:
+    """Of the template that the test is named after, or gets as a parameter."""
+    name = getattr(request, "param", None) or request.node.name.removeprefix("test_")
+    return Story(name, server, pack)
+
+
+edits = [template.name for template in TEMPLATES if reconstruction(template)]
+
+
+@pytest.mark.parametrize("story", edits, indirect=True)
+def test_an_edit_gives_the_picture_back_and_makes_another_of_it(story: Story) -> None:
+    """The picture and what is asked for are both files."""
+    story.run()
+    back, edited = reconstruction(story.template), next(title for title in story.template.shows if "Edit" in title)
+    assert back
+    original = story.asked("Source prompt")
+    assert psnr(story.picture(back), original) > 24
+    assert story.nearer(story.picture(edited), original, "Target prompt") > 6
+
+
+def test_exact_background(story: Story) -> None:
+    vae = story.graph[story.nodes["VAEDecode"]]["inputs"]["vae"]
+    decoded = story.also("decoded", "VAEDecode", samples=story.wire("VAEEncode"), vae=vae)
+    story.also("Original, from the VAE", "PreviewImage", images=decoded)
+    story.run()
+    before, after = story.picture("Original, from the VAE"), story.picture("Edited")
+    assert np.array_equal(after[:, :32], before[:, :32])
+    right = story.asked("Target prompt")[:, 32:]
+    assert psnr(after[:, 32:], right) > psnr(before[:, 32:], right) + 4
+
+
+def test_compare_methods(story: Story) -> None:
+    """What its note says: how many calls each method makes, and that Fixed Point makes those that a step needs."""
+    story.run()
+    calls = {
+        name: int(found[1]) for name in METHODS if (found := CALLS.search(story.text(f"Inversion Report: {name}")))
+    }
+    assert calls["EasyInv"] == calls["DDIM"] == STEPS
+    assert calls["Guided NR"] == 2 * STEPS
+    assert STEPS <= calls["Fixed Point"] < 2 * STEPS
+    for name in METHODS:
+        assert story.picture(f"Inversion Report: {name}").std() > 0.1
+
+
+def test_partial_upscale(story: Story) -> None:
+    story.run()
+    assert story.picture("Small").shape == (16, 16, 3)
+    assert story.nearer(story.picture("Redrawn"), story.picture("Upscaled"), "Prompt") > 3
+
+
+def test_style_lora(story: Story) -> None:
+    """The LoRA that stands in makes grey what the plain model gives back in colour."""
+    plain = story.graph[story.nodes["The style, for the edit alone"]]["inputs"]["model"]
+    common = story.graph[story.nodes["INV_EditFromLatent"]]["inputs"]
+    plain_edit = story.also("plain edit", "INV_EditFromLatent", **{**common, "model": plain})
+    vae = story.graph[story.nodes["VAEDecode"]]["inputs"]["vae"]
+    decoded = story.also("decoded", "VAEDecode", samples=plain_edit, vae=vae)
+    story.also("In its own style", "PreviewImage", images=decoded)
+    story.run()
+    original = story.asked("Source prompt")
+    assert psnr(story.picture("In its own style"), original) > 24
+
+    def colour(picture: np.ndarray) -> float:
+        return float(np.ptp(picture, axis=-1).mean())
+
+    styled = story.picture("In the new style")
+    assert colour(styled) < colour(original) / 5
+    assert psnr(styled.mean(-1), original.mean(-1)) > 15
+
+
+def test_invert_once_edit_many(story: Story, server: Server) -> None:
+    """After a restart: Load Inversion, woken and connected in Invert Image's place, gives the same edits."""
+    story.run()
+    original = story.asked("Source prompt")
+    titles = [title for title in story.template.shows if title != "Original"]
+    for title in titles:
+        assert story.nearer(story.picture(title), original, f"Target prompt: {title.lower()}") > 6, title
+    (saved,) = story.outputs[story.nodes["INV_Save"]]["latents"]
+    before = [story.picture(title) for title in titles]
+
+    (asleep,) = (node for node in workflow(story.template)["nodes"] if node["type"] == "INV_Load")
+    assert asleep["widgets_values"] == ["inversions/inversion_00001_.inversion.safetensors [output]"]
+    loaded = story.also("Load Inversion", "INV_Load", file=f"{saved['subfolder']}/{saved['filename']} [output]")
+    inverter = story.nodes["INV_EasyInv"]
+    for node in story.graph.values():
+        node["inputs"] |= {name: loaded for name, value in node["inputs"].items() if value == [inverter, 0]}
+    del story.graph[inverter]
+    for name in [name for name, node in story.graph.items() if node["class_type"] == "INV_Save"]:
+        del story.graph[name]
+    story.run()
+    assert all(np.array_equal(story.picture(title), was) for title, was in zip(titles, before, strict=True))
+
+
+def test_interpolate(story: Story) -> None:
+    story.run()
+    frames = [story.picture("Frames", i) for i in range(9)]
+    first, last = (story.asked(f"Prompt of the {which} picture") for which in ("first", "last"))
+    assert psnr(frames[0], first) > 24
+    assert psnr(frames[-1], last) > 24
+    nearer_the_last = [psnr(frame, last) - psnr(frame, first) for frame in frames]
+    assert nearer_the_last == sorted(nearer_the_last)
+
+
+def test_rare_seeds(story: Story) -> None:
+    """Drawn from the examples' noise, the rare picture is nearer to the real one than from any noise."""
+    story.run()
+    wanted = story.asked("What to draw")
+    examples, random = (
+        [psnr(story.picture(title, i), wanted) for i in range(4)] for title in ("From examples", "From random noise")
+    )
+    assert min(examples) > max(random)
+
+
+# --- and with checkpoints ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +378,8 @@ def test_a_workflow_runs_with_a_tiny_checkpoint(server: Server, tiny: tuple[str,
     name, checkpoint = tiny
     client = Client(server.url)
     graph = api_graph(workflow(named[name]))
-    by_title = small(graph)
+    by_title = {node["_meta"]["title"] or node["class_type"]: number for number, node in graph.items()}
+    graph[by_title["Crop and scale"]]["inputs"] |= {"width": 64, "height": 64}
     loader = by_title["CheckpointLoaderSimple"]
     graph[loader]["inputs"]["ckpt_name"] = checkpoint
     decode = {"samples": [by_title["VAEEncode"], 0], "vae": [loader, 2]}
@@ -224,6 +387,8 @@ def test_a_workflow_runs_with_a_tiny_checkpoint(server: Server, tiny: tuple[str,
     graph["shown"] = {"class_type": "PreviewImage", "inputs": {"images": ["decoded", 0]}}
 
     outputs = client.run(graph)
-    reconstruction, edited = (pixels(client, outputs[by_title[title]]) for title in named[name].titles)
+    reconstruction, edited = (
+        pixels(client, outputs[by_title[title]]) for title in ("Reconstruction (same prompt)", "Edited")
+    )
     assert psnr(reconstruction, pixels(client, outputs["shown"])) > 45
     assert psnr(edited, reconstruction) < 45

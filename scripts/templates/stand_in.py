@@ -1,0 +1,55 @@
+"""The demo model and its pictures in the place of a template's own, so that it runs without a download."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from client import Graph
+from host import REPOSITORY
+from PIL import Image
+
+from .stories import STYLE, Template
+
+sys.path.append(str(REPOSITORY))
+from demo import pictures
+
+LORA = REPOSITORY / "tests" / "data" / "greyscale_lora.safetensors"  # made by demo/train_lora.py, for the eps version
+
+
+def lay_out(base: Path, template: Template) -> None:
+    """Put what stands in for a template's picture and style where ComfyUI looks for them, in the folders of `base`."""
+    if template.tried_on:
+        _, emoji, background, _ = template.tried_on
+        folder = base / "input"
+        folder.mkdir(exist_ok=True)
+        pixels = (pictures.picture(emoji, background) * 255).round().astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "example.png")
+        folder = base / "models" / "loras"
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(LORA, folder / STYLE)
+
+
+def stand_in(graph: Graph, template: Template, info: dict[str, Any]) -> dict[str, str]:
+    """Replace a template's loaders, prompts and size in its graph; returns its nodes' ids by title, or else by type."""
+    by_title = {node["_meta"]["title"] or node["class_type"]: name for name, node in graph.items()}
+    if template.tried_on is None:
+        return by_title
+    version, emoji, background, target = template.tried_on
+    kinds = dict(template.loaders)
+    loaders = {name: graph.pop(name)["class_type"] for name in list(graph) if graph[name]["class_type"] in kinds}
+    graph["demo"] = {"class_type": "INV_DemoModel", "inputs": {"version": version}, "_meta": {"title": ""}}
+    wires = info["INV_DemoModel"]["output"]
+    for node in graph.values():
+        for name, value in node["inputs"].items():
+            if isinstance(value, list) and value[0] in loaders:
+                node["inputs"][name] = ["demo", wires.index(info[loaders[value[0]]]["output"][value[1]])]
+        if node["class_type"] == "ImageScale":
+            node["inputs"] |= {"width": pictures.SIZE, "height": pictures.SIZE}
+    words = {"Source prompt": pictures.caption(emoji, background), "Target prompt": target}
+    for title in words.keys() & by_title.keys():
+        graph[by_title[title]]["inputs"]["text"] = words[title]
+    return by_title

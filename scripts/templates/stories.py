@@ -1,0 +1,599 @@
+"""The templates: a note, a graph, and which of its pictures show what it does. To add one, add a `Template`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .page import Output, Page
+
+# Where ComfyUI looks for the file that a widget names.
+FOLDERS = {
+    "ckpt_name": "models/checkpoints",
+    "unet_name": "models/diffusion_models",
+    "clip_name1": "models/text_encoders",
+    "clip_name2": "models/text_encoders",
+    "vae_name": "models/vae",
+    "lora_name": "models/loras",
+    "image": "input",
+}
+WIDTHS = (300, 320, 340, 300, 170, 300)  # of a page's columns: sources, prompts, inversion, edits, decoding, pictures
+LINE, LETTERS = 20, 105  # of a note: a line's height, and how many letters it has room for
+
+Step = tuple[str, dict[str, Any]]
+"""A node's type and those of its widgets that are not as the node comes."""
+
+
+@dataclass
+class Scene:
+    """What every story begins with, on its page."""
+
+    page: Page
+    model: Output
+    clip: Output
+    vae: Output
+    images: list[Output]
+
+    def prompt(self, title: str, text: str | Output, column: int = 1) -> Output:
+        return self.page.add("CLIPTextEncode", column, title, clip=self.clip, text=text)["CONDITIONING"]
+
+    def guidance(self, title: str, prompt: Output, strength: float) -> Output:
+        return self.page.add("FluxGuidance", 1, title, conditioning=prompt, guidance=strength)["CONDITIONING"]
+
+    def scale(self, title: str, image: Output, how: str, size: int, crop: str = "disabled") -> Output:
+        """To a square."""
+        square: dict[str, Any] = {"upscale_method": how, "width": size, "height": size, "crop": crop}
+        return self.page.add("ImageScale", 1, title, image=image, **square)["IMAGE"]
+
+    def encode(self, image: Output, column: int = 1) -> Output:
+        return self.page.add("VAEEncode", column, pixels=image, vae=self.vae)["LATENT"]
+
+    def decode(self, latent: Output, column: int = -2) -> Output:
+        return self.page.add("VAEDecode", column, samples=latent, vae=self.vae)["IMAGE"]
+
+    def show(self, title: str, image: Output, column: int = -1) -> None:
+        self.page.add("PreviewImage", column, title, images=image)
+
+    def invert(self, step: Step, positive: Output, latent: Output, column: int = 2) -> dict[str, Output]:
+        kind, widgets = step
+        return self.page.add(kind, column, model=self.model, positive=positive, latent=latent, **widgets)
+
+
+@dataclass(frozen=True)
+class Template:
+    """What differs between the workflows.
+
+    Arguments:
+        draw: adds what comes after the loaders and the pictures.
+        shows: titles of the nodes whose pictures are its thumbnail: the first of each, or all of the only one.
+        pictures: the nodes that pictures come from.
+        widths: of the page's columns.
+        tried_on: for one that needs checkpoints: the demo model's version, emoji, background and target prompt that
+            stand in for them and for its picture.
+    """
+
+    name: str
+    note: str
+    draw: Callable[[Scene], None]
+    shows: tuple[str, ...]
+    loaders: Sequence[Step] = (("INV_DemoModel", {"version": "flow"}),)
+    pictures: Sequence[Step] = (("INV_DemoPicture", {"emoji": "red heart", "background": "blue"}),)
+    widths: tuple[int, ...] = WIDTHS
+    tried_on: tuple[str, str, str, str] | None = None
+
+    @property
+    def demo(self) -> bool:
+        return self.tried_on is None
+
+
+def build(template: Template, info: dict[str, Any]) -> str:
+    """The workflow file of a template, by what a server's /object_info says."""
+    page = Page(info, template.widths)
+    wires: dict[str, Output] = {}
+    for kind, widgets in template.loaders:
+        wires |= page.add(kind, 0, **widgets)
+    images = [page.add(kind, 0, **widgets)["IMAGE"] for kind, widgets in template.pictures]
+    template.draw(Scene(page, wires["MODEL"], wires["CLIP"], wires["VAE"], images))
+    note = template.note.format(files="\n".join(f"- `{file}`" for file in files(page.nodes)))
+    page.note(note, LINE * (3 + sum(math.ceil(len(line) / LETTERS) for line in note.splitlines())))
+    return page.text(template.name)
+
+
+def files(nodes: list[dict[str, Any]]) -> Iterator[str]:
+    """The files that the widgets of a workflow's nodes name, relative to ComfyUI's folder."""
+    for node in nodes:
+        widgets = [slot["name"] for slot in node["inputs"] if "widget" in slot]
+        for name, value in zip(widgets, node["widgets_values"], strict=False):  # a note has a value, and no such slot
+            if name in FOLDERS:
+                yield f"{FOLDERS[name]}/{value}"
+
+
+# --- the graphs -------------------------------------------------------------------------------------------------------
+
+EDIT = "INV_EditFromLatent"
+EASYINV: Step = ("INV_EasyInv", {})
+
+
+def edit(
+    source: str,
+    target: str,
+    invert: Step,
+    *,
+    cfg: float = 1.0,
+    negative: bool = True,
+    size: int | None = None,
+    guidance: tuple[float, float] | None = None,
+    titles: tuple[str, str] = ("Reconstruction (same prompt)", "Edited"),
+    saved: str = "",
+) -> Callable[[Scene], None]:
+    """A picture, its reconstruction and its edit.
+
+    Arguments:
+        size: crop and scale the picture to a square of it.
+        guidance: Flux's own, of the inversion and of the edit.
+        saved: save the edit under this name, in place of a preview.
+    """
+
+    def draw(scene: Scene) -> None:
+        page, image = scene.page, scene.images[0]
+        if not saved:
+            scene.show("Original", image, column=0)
+        before, after = scene.prompt("Source prompt", source), scene.prompt("Target prompt", target)
+        beside: dict[str, Any] = {"negative": scene.prompt("Negative prompt", "")} if negative else {}
+        if guidance:
+            before = scene.guidance("Guidance of the inversion", before, guidance[0])
+            after = scene.guidance("Guidance of the edit", after, guidance[1])
+        if size:
+            image = scene.scale("Crop and scale", image, "lanczos", size, "center")
+        inverted = scene.invert(invert, before, scene.encode(image))
+        common: dict[str, Any] = {"model": scene.model, "latent": inverted["LATENT"]}
+        same = page.add(EDIT, 3, "Edit From Latent: same prompt", positive=before, **common)["LATENT"]
+        changed = page.add(EDIT, 3, "Edit From Latent: new prompt", positive=after, cfg=cfg, **beside, **common)
+        back, edited = scene.decode(same), scene.decode(changed["LATENT"])
+        scene.show(titles[0], back)
+        if saved:
+            page.add("SaveImage", -1, titles[1], images=edited, filename_prefix=saved)
+        else:
+            scene.show(titles[1], edited)
+            scene.show("May change (white)", page.add("MaskToImage", -2, mask=changed["MASK"])["IMAGE"])
+        page.add("PreviewAny", 2, "Report", source=inverted["STRING"])
+
+    return draw
+
+
+def exact_background(scene: Scene) -> None:
+    page = scene.page
+    scene.show("Original", scene.images[0], column=0)
+    source = scene.prompt("Source prompt", "red heart on blue background")
+    target = scene.prompt("Target prompt", "yellow heart on purple background")
+    negative = scene.prompt("Negative prompt", "")
+    inverted = scene.invert(EASYINV, source, scene.encode(scene.images[0]))["LATENT"]
+    kept = page.add("SolidMask", 2, "Black: stays as it is", value=0.0, width=64, height=64)["MASK"]
+    changing = page.add("SolidMask", 2, "White: may change", width=32, height=64)["MASK"]
+    where = {"destination": kept, "source": changing, "x": 32, "operation": "add"}
+    mask = page.add("MaskComposite", 2, "Mask: the right half", **where)["MASK"]
+    given = {"positive": target, "negative": negative, "mask": mask, "cfg": 3.0}
+    edited = page.add(EDIT, 3, model=scene.model, latent=inverted, **given)
+    scene.show("Edited", scene.decode(edited["LATENT"]))
+    scene.show("May change (white)", page.add("MaskToImage", -2, mask=mask)["IMAGE"])
+    page.add("PreviewAny", -1, "Report", source=edited["STRING"])
+
+
+METHODS: dict[str, Step] = {
+    "EasyInv": EASYINV,
+    "DDIM": ("INV_FixedPoint", {"iterations": 1, "tolerance": 0.0, "start": "native"}),
+    "Guided NR": ("INV_GuidedNR", {"steps": 20}),
+    "Fixed Point": ("INV_FixedPoint", {}),
+}
+
+
+def compare_methods(scene: Scene) -> None:
+    image = scene.images[0]
+    scene.show("Original", image, column=0)
+    prompt = scene.prompt("Source prompt", "red heart on blue background")
+    latent = scene.encode(image)
+    for column, (name, step) in enumerate(METHODS.items(), start=2):
+        kind, widgets = step
+        common = {"model": scene.model, "positive": prompt}
+        inverted = scene.page.add(kind, column, f"Invert Image: {name}", latent=latent, **common, **widgets)
+        seen = {"latent": inverted["LATENT"], "vae": scene.vae, "image": image}
+        scene.page.add("INV_Report", column, f"Inversion Report: {name}", **common, **seen)
+
+
+def partial_upscale(scene: Scene) -> None:
+    page = scene.page
+    small = {"image": scene.images[0], "upscale_method": "area", "scale_by": 0.25}
+    image = page.add("ImageScaleBy", 0, "A small picture", **small)["IMAGE"]
+    scene.show("Small", image, column=0)
+    prompt = scene.prompt("Prompt", "tiger face on yellow background")
+    negative = scene.prompt("Negative prompt", "")
+    upscaled = scene.scale("Upscale", image, "bicubic", 64)
+    latent = scene.encode(upscaled)
+    inverted = scene.invert(("INV_EasyInv", {"denoise": 0.6}), prompt, latent)
+    guided = {"model": scene.model, "positive": prompt, "negative": negative, "cfg": 2.0}
+    down = {
+        "noise": inverted["NOISE"],
+        "sigmas": inverted["SIGMAS"],
+        "guider": page.add("CFGGuider", 3, **guided)["GUIDER"],
+        "sampler": page.add("KSamplerSelect", 3, sampler_name="euler_ancestral")["SAMPLER"],
+    }
+    redrawn = page.add("SamplerCustomAdvanced", 3, latent_image=latent, **down)["LATENT"]
+    scene.show("Upscaled", upscaled)
+    scene.show("Redrawn", scene.decode(redrawn))
+    page.add("PreviewAny", 2, "Report", source=inverted["STRING"])
+
+
+def style_lora(scene: Scene) -> None:
+    page = scene.page
+    prompt = scene.prompt("Source prompt", DRAWING.format("pink"))
+    image = scene.scale("Crop and scale", scene.images[0], "lanczos", 512, "center")
+    inverted = scene.invert(EASYINV, prompt, scene.encode(image))
+    styled = page.add("LoraLoaderModelOnly", 3, "The style, for the edit alone", model=scene.model, lora_name=STYLE)
+    edited = page.add(EDIT, 3, model=styled["MODEL"], positive=prompt, latent=inverted["LATENT"])
+    image = scene.decode(edited["LATENT"])
+    page.add("SaveImage", -1, "In the new style", images=image, filename_prefix="style_lora")
+    page.add("PreviewAny", -1, "Report", source=edited["STRING"])
+
+
+def invert_once_edit_many(scene: Scene) -> None:
+    page = scene.page
+    scene.show("Original", scene.images[0], column=0)
+    source = scene.prompt("Source prompt", "thumbs up light skin tone on blue background")
+    negative = scene.prompt("Negative prompt", "")
+    inverted = scene.invert(EASYINV, source, scene.encode(scene.images[0]))
+    page.add("INV_Save", 2, latent=inverted["LATENT"])
+    file = "inversions/inversion_00001_.inversion.safetensors [output]"
+    page.add("INV_Load", 2, "Load Inversion (wake it after a restart)", muted=True, file=file)
+    targets = {
+        "Another skin": "thumbs up dark skin tone on blue background",
+        "Another place": "thumbs up light skin tone on orange background",
+        "Another gesture": "victory hand light skin tone on blue background",
+    }
+    for column, (title, text) in enumerate(targets.items(), start=3):
+        target = scene.prompt(f"Target prompt: {title.lower()}", text, column)
+        common = {"model": scene.model, "latent": inverted["LATENT"], "negative": negative}
+        edited = page.add(EDIT, column, positive=target, cfg=3.0, **common)["LATENT"]
+        scene.show(title, scene.decode(edited, column), column)
+
+
+def interpolate(scene: Scene) -> None:
+    page = scene.page
+    sides: dict[str, Output] = {}
+    titles = {"from": "first", "to": "last"}
+    words = {"from": "panda on orange background", "to": "tiger face on yellow background"}
+    for (side, title), image in zip(titles.items(), scene.images, strict=True):
+        prompt = scene.prompt(f"Prompt of the {title} picture", words[side])
+        inverted = scene.invert(EASYINV, prompt, scene.encode(image))
+        sides |= {f"latent_{side}": inverted["LATENT"], f"positive_{side}": prompt}
+    frames = page.add("INV_Interpolate", 3, model=scene.model, **sides)
+    common = {"model": scene.model, "positive": frames["CONDITIONING"], "latent": frames["LATENT"]}
+    scene.show("Frames", scene.decode(page.add(EDIT, 3, **common)["LATENT"]))
+    page.add("PreviewAny", -1, "Report", source=frames["STRING"])
+
+
+CLOWN = "clown face"  # one of those that training showed 20 times more seldom than others
+
+
+def rare_seeds(scene: Scene) -> None:
+    page = scene.page
+    examples = scene.images[0]
+    for image in scene.images[
+        1:
+    ]:  # newer hosts call the node deprecated, but what they have in its place older ones lack
+        examples = page.add("ImageBatch", 1, image1=examples, image2=image)["IMAGE"]
+    latent = scene.encode(examples)
+    shown = scene.prompt("What all examples show", CLOWN)
+    wanted = scene.prompt("What to draw", f"{CLOWN} on blue background")
+    negative = scene.prompt("Negative prompt", "")
+    inverted = scene.invert(EASYINV, shown, latent)
+    guided = {"model": scene.model, "positive": wanted, "negative": negative, "cfg": 2.0}
+    guider = page.add("CFGGuider", 2, **guided)["GUIDER"]
+    sampler = page.add("KSamplerSelect", 2)["SAMPLER"]
+    for title, widgets in (("From examples", {}), ("From random noise", {"fresh": 1.0})):
+        given: dict[str, Any] = {"model": scene.model, "latent": inverted["LATENT"], **widgets}
+        seeds = page.add("INV_Seeds", 3, f"Seeds: {title.lower()}", **given)
+        down = {"noise": seeds["NOISE"], "sigmas": seeds["SIGMAS"], "latent_image": seeds["LATENT"]}
+        drawn = page.add("SamplerCustomAdvanced", 3, guider=guider, sampler=sampler, **down)["LATENT"]
+        scene.show(title, scene.decode(drawn))
+
+
+# --- their notes ------------------------------------------------------------------------------------------------------
+
+# What ComfyUI's example.png shows.
+DRAWING = "a drawing of a girl with yellow hair and a {} dress on a green hill, blue sky with clouds"
+PINK, RED = DRAWING.format("pink"), DRAWING.format("red")
+EXAMPLE: Step = ("LoadImage", {"image": "example.png"})
+STYLE = "style.safetensors"
+
+QUEUE = "Queue this: it needs no download."
+FILES = """\
+Files, in ComfyUI's folder:
+
+{files}
+
+"""
+YOURS = (
+    FILES
+    + """\
+Choose your picture in **Load Image**, which has ComfyUI's example, and describe it in the source prompt; the target \
+prompt says what should be different. **Crop and scale** makes it SIZE x SIZE, which suits the model."""
+)
+BACK = """\
+**Edit From Latent** regenerates it under the *target prompt*, and under the *source prompt* to show what is kept."""
+MORE = """\
+More **cfg** of the edit follows the target prompt more; less **denoise** of the inversion keeps more of the picture."""
+
+
+def yours(size: int) -> str:
+    return YOURS.replace("SIZE", str(size))
+
+
+def checkpoint(name: str) -> list[Step]:
+    return [("CheckpointLoaderSimple", {"ckpt_name": name})]
+
+
+TEMPLATES = [
+    Template(
+        "first_edit",
+        f"""\
+# First edit
+
+{QUEUE}
+
+1. **Demo Picture** is the picture to edit. Use **Load Image** for your own, with your own model's loader, CLIP \
+and VAE in place of **Load Demo Model**.
+2. The *source prompt* says what the picture shows. **Invert Image** finds the noise that regenerates it.
+3. **Edit From Latent** with the same prompt gives the picture back (*reconstruction*); with the *target prompt* it \
+gives the *edit*. White in *May change* is where the two prompts' predictions differ; the rest is kept, as far as \
+**preserve** says.
+
+Change the target prompt and queue again: the picture is not inverted a second time.""",
+        edit(
+            "red heart on blue background",
+            "green heart on blue background",
+            EASYINV,
+            cfg=3.0,
+            titles=("Reconstruction", "Edit"),
+        ),
+        shows=("Original", "Reconstruction", "Edit", "May change (white)"),
+    ),
+    Template(
+        "exact_background",
+        f"""\
+# Exact background
+
+{QUEUE}
+
+White in the **mask** is where the picture may change. All else comes back as it was, whatever the target prompt \
+asks for: here the left half. **feather** of the edit softens the border, inward.
+
+For your own picture paint the mask: **Load Image**, *Open in MaskEditor* from its menu, and its mask output in the \
+place of the three mask nodes. Without a mask the edit finds by itself where the two prompts differ.""",
+        exact_background,
+        shows=("Original", "Edited"),
+    ),
+    Template(
+        "guided_nr_4_steps",
+        f"""\
+# Four steps
+
+{QUEUE}
+
+**Invert Image (Guided NR)** solves each step of the inversion in two iterations, so that a handful of steps is \
+enough: 4 here, as for Turbo, Lightning and schnell models. The report says how well it went; **check** has it measured.
+
+The *reconstruction* is made under the source prompt, the *edit* under the target prompt. Change the target prompt and \
+queue again; more **cfg** of the edit follows it more, and keeps less of the picture.""",
+        edit(
+            "red heart on blue background",
+            "yellow heart on blue background",
+            ("INV_GuidedNR", {"check": True}),
+            titles=("Reconstruction (same prompt)", "Edited: yellow heart"),
+        ),
+        shows=("Original", "Edited: yellow heart"),
+    ),
+    Template(
+        "invert_once_edit_many",
+        f"""\
+# Invert once, edit many times
+
+{QUEUE}
+
+One inversion serves three edits. Change a target prompt and queue again: only that edit runs.
+
+**Save Inversion** keeps it in the output folder. After a restart wake **Load Inversion** (Ctrl M), press R, choose \
+the file, and connect its *latent* to the edits: there is nothing to invert.""",
+        invert_once_edit_many,
+        shows=("Original", "Another skin", "Another place", "Another gesture"),
+        pictures=[("INV_DemoPicture", {"emoji": "thumbs up light skin tone", "background": "blue"})],
+        widths=(300, 320, 340, 300, 300, 300),
+    ),
+    Template(
+        "compare_methods",
+        f"""\
+# Four ways to invert
+
+{QUEUE}
+
+**Inversion Report** shows what the inverted latent alone gives back, without the record, and how far each step is \
+from its exact inverse. *EasyInv* and *DDIM* (**Fixed Point** with one iteration from the native start) make one \
+model call a step, *Guided NR* two, and *Fixed Point* as many as a step needs.
+
+With the record **Edit From Latent** gives the picture back exactly after each of them. Try fewer steps, or another \
+cfg.""",
+        compare_methods,
+        shows=tuple(f"Inversion Report: {name}" for name in METHODS),
+        widths=(300, 320, 340, 340, 340, 340),
+    ),
+    Template(
+        "partial_upscale",
+        f"""\
+# Redraw an upscaled picture
+
+{QUEUE}
+
+1. A small picture is scaled up, which adds no detail. **Invert Image** with a **denoise** below 1 goes only part \
+of the way to noise: the layout stays.
+2. Its *noise* and *sigmas* start ComfyUI's own sampler there, and *euler_ancestral*, which adds noise of its own, \
+draws the detail anew. (**Edit From Latent** would give back exactly what was inverted, blur and all.)
+
+For your own: **Load Image** in the place of **Demo Picture** and *A small picture*, your model's loader, and in \
+**Upscale** a size that suits it. Less **denoise** keeps more, more **cfg** draws more.""",
+        partial_upscale,
+        shows=("Upscaled", "Redrawn"),
+        pictures=[("INV_DemoPicture", {"emoji": "tiger face", "background": "yellow"})],
+    ),
+    Template(
+        "interpolate",
+        f"""\
+# From one picture to another
+
+{QUEUE}
+
+Both pictures are inverted, and **Interpolate Inversions** goes from the noise and the prompt of the one to those \
+of the other. **Edit From Latent** draws the frames; the first and the last are the two pictures.
+
+For your own: **Load Image** twice, pictures of one size, the same settings in both **Invert Image** nodes, and \
+**cfg** of the edit as there. More **frames** make smaller steps; if a frame falls apart, try *predictions* for \
+**prompts**.""",
+        interpolate,
+        shows=("Frames",),
+        pictures=[
+            ("INV_DemoPicture", {"emoji": "panda", "background": "orange"}),
+            ("INV_DemoPicture", {"emoji": "tiger face", "background": "yellow"}),
+        ],
+    ),
+    Template(
+        "rare_seeds",
+        f"""\
+# Rare things from examples
+
+{QUEUE}
+
+The demo model has seldom seen a clown, and draws it badly from random noise. **Seeds From Examples** makes noise \
+that is near that of three inverted pictures of one; from there ComfyUI's sampler draws it well, also where it \
+never was.
+
+For your own: a few pictures of one kind and one size, and a prompt that fits them all. More **spread** and more \
+**fresh** give more variety, and less of the examples; the lower node has **fresh** at 1, which is random noise.""",
+        rare_seeds,
+        shows=("From random noise", "From examples"),
+        pictures=[("INV_DemoPicture", {"emoji": CLOWN, "background": name}) for name in ("red", "purple", "white")],
+    ),
+    Template(
+        "style_lora",
+        f"""\
+# A style from a LoRA
+
+**Invert Image** sees the plain model, **Edit From Latent** the model with a LoRA, under the same prompt: the picture \
+stays what it is, in the style of the LoRA.
+
+{FILES}Choose any SD 1.x checkpoint, a LoRA for it, and your picture, and say in the prompt what it shows (with the \
+LoRA's trigger word, if it has one). More **strength_model** is more of the style, more **preserve** more of the \
+picture.""",
+        style_lora,
+        shows=("Original", "In the new style"),
+        loaders=checkpoint("v1-5-pruned-emaonly-fp16.safetensors"),
+        pictures=[EXAMPLE],
+        tried_on=("eps", "panda", "orange", "panda on orange background"),
+    ),
+    Template(
+        "sd15",
+        f"""\
+# Edit a picture with Stable Diffusion 1.5
+
+**Invert Image (EasyInv)** finds the noise that regenerates a picture, at one model call a step. {BACK}
+
+{yours(512)} {MORE} Any SD 1.x checkpoint will do.""",
+        edit(PINK, RED, EASYINV, cfg=3.0, size=512, saved="edit_sd15"),
+        shows=("Original", "Edited"),
+        loaders=checkpoint("v1-5-pruned-emaonly-fp16.safetensors"),
+        pictures=[EXAMPLE],
+        tried_on=("eps", "thumbs up light skin tone", "blue", "thumbs up dark skin tone on blue background"),
+    ),
+    Template(
+        "sdxl",
+        f"""\
+# Edit a picture with SDXL
+
+**Invert Image (Fixed Point)** finds the noise that regenerates a picture, repeating each step until it is \
+solved. {BACK}
+
+{yours(1024)} {MORE} Any SDXL checkpoint will do.""",
+        edit(PINK, RED, ("INV_FixedPoint", {}), cfg=3.0, size=1024, saved="edit_sdxl"),
+        shows=("Original", "Edited"),
+        loaders=checkpoint("sd_xl_base_1.0.safetensors"),
+        pictures=[EXAMPLE],
+        tried_on=("eps", "panda", "orange", "panda on green background"),
+    ),
+    Template(
+        "sdxl_turbo",
+        f"""\
+# Edit a picture with SDXL Turbo, in 4 steps
+
+**Invert Image (Guided NR)** inverts *euler_ancestral*, which Turbo is made for, with the noise that it adds held \
+fixed. {BACK}
+
+{yours(512)} Turbo takes no negative prompt: leave **cfg** at 1. Less **denoise** keeps more of the picture.""",
+        edit(
+            PINK,
+            RED,
+            ("INV_GuidedNR", {"scheduler": "sgm_uniform", "sampler": "euler_ancestral"}),
+            negative=False,
+            size=512,
+            saved="edit_sdxl_turbo",
+        ),
+        shows=("Original", "Edited"),
+        loaders=checkpoint("sd_xl_turbo_1.0_fp16.safetensors"),
+        pictures=[EXAMPLE],
+        tried_on=("eps", "purple heart", "white", "green heart on white background"),
+    ),
+    Template(
+        "sd3",
+        f"""\
+# Edit a picture with Stable Diffusion 3.5
+
+**Invert Image (Fixed Point)** finds the noise that regenerates a picture, repeating each step until it is \
+solved. {BACK}
+
+{yours(1024)} {MORE} A checkpoint without text encoders, such as *sd3.5_medium*, needs **TripleCLIPLoader** for its \
+CLIP.""",
+        edit(PINK, RED, ("INV_FixedPoint", {"scheduler": "sgm_uniform"}), cfg=3.0, size=1024, saved="edit_sd3"),
+        shows=("Original", "Edited"),
+        loaders=checkpoint("sd3.5_large_fp8_scaled.safetensors"),
+        pictures=[EXAMPLE],
+        tried_on=("flow", "sunflower", "blue", "sunflower on purple background"),
+    ),
+    Template(
+        "flux",
+        f"""\
+# Edit a picture with Flux
+
+**Invert Image (Fixed Point)** finds the noise that regenerates a picture, at a **FluxGuidance** of 1. {BACK}
+
+{yours(1024)} Flux takes no negative prompt: leave **cfg** at 1; more *guidance of the edit* follows the target prompt \
+more. For *flux1-schnell*, which does not read the guidance, set **steps** to 4.""",
+        edit(
+            PINK,
+            RED,
+            ("INV_FixedPoint", {"scheduler": "simple"}),
+            negative=False,
+            size=1024,
+            guidance=(1.0, 3.5),
+            saved="edit_flux",
+        ),
+        shows=("Original", "Edited"),
+        loaders=[
+            ("UNETLoader", {"unet_name": "flux1-dev.safetensors"}),
+            (
+                "DualCLIPLoader",
+                {"clip_name1": "clip_l.safetensors", "clip_name2": "t5xxl_fp16.safetensors", "type": "flux"},
+            ),
+            ("VAELoader", {"vae_name": "ae.safetensors"}),
+        ],
+        pictures=[EXAMPLE],
+        tried_on=("flow", "thumbs up light skin tone", "yellow", "victory hand light skin tone on yellow background"),
+    ),
+]
