@@ -63,6 +63,7 @@ class InvertEasyInv(io.ComfyNode):
             category=CATEGORY,
             description="Turns a picture's latent into the noise that regenerates it. One model call per step.",
             search_aliases=["unsample", "unsampler", "noise inversion", "ddim inversion", "flip sigmas", "reconstruct"],
+            essentials_category="Image Tools",
             inputs=[*common_inputs(), *settings(["auto", *PRESETS], "auto", tooltip), *late_inputs()],
             outputs=OUTPUTS,
         )

@@ -47,6 +47,7 @@ class EditFromLatent(io.ComfyNode):
             "latent; the same prompt at the inversion's cfg gives the picture back exactly. Keeps what the new prompt "
             "does not change, as far as preserve says, and everything outside a mask.",
             search_aliases=["edit image", "resample", "reconstruct", "inversion edit", "prompt edit"],
+            essentials_category="Image Tools",
             inputs=[
                 io.Model.Input(
                     "model", tooltip="The model that inverted, or one of its family: another checkpoint, a LoRA."

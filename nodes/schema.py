@@ -10,7 +10,7 @@ SAMPLING = f"{CATEGORY}/sampling"
 
 
 def schema(**fields: Any) -> io.Schema:
-    """`io.Schema`, without the fields this host does not have (search aliases came after 0.3.75)."""
+    """`io.Schema`, without the fields this host does not have (search aliases and essentials came after 0.3.75)."""
     known = {field.name for field in dataclasses.fields(io.Schema)}
     return io.Schema(**{name: value for name, value in fields.items() if name in known})
 

@@ -1,6 +1,7 @@
 """The real server starts with the pack in it."""
 
 import asyncio
+import dataclasses
 import json
 import urllib.request
 from pathlib import Path
@@ -10,20 +11,38 @@ import pytest
 from client import Client, QueueError, api_graph
 from host import PACK, REPOSITORY, Host, Server
 
+SOUGHT = {"unsample", "unsampler", "noise inversion", "flip sigmas", "renoise", "ddim inversion", "reconstruct"}
+
+
+def nodes_of(pack: ModuleType) -> list:
+    return asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())
+
 
 def test_in_process_the_host_comes_first(host: Host, pack: ModuleType) -> None:
     import nodes
 
     assert Path(nodes.__file__).parent == host.root
-    assert asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())
+    assert nodes_of(pack)
 
 
 def test_the_server_offers_the_packs_nodes(server: Server, pack: ModuleType) -> None:
-    nodes = asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())
     with urllib.request.urlopen(f"{server.url}/object_info", timeout=60) as answer:
         offered = json.load(answer)
     ours = {name for name, node in offered.items() if node["python_module"] == f"custom_nodes.{PACK}"}
-    assert ours == {node.GET_SCHEMA().node_id for node in nodes}, server.log.read_text(encoding="utf-8")
+    assert ours == {node.GET_SCHEMA().node_id for node in nodes_of(pack)}, server.log.read_text(encoding="utf-8")
+
+
+def test_the_words_that_people_search_for_find_an_invert_node(pack: ModuleType) -> None:
+    from comfy_api.latest import io
+
+    fields = {field.name for field in dataclasses.fields(io.Schema)}
+    schemas = {node.GET_SCHEMA().node_id: node.GET_SCHEMA() for node in nodes_of(pack)}
+    if "search_aliases" in fields:
+        inverting = [schemas[f"INV_{method}"].search_aliases for method in ("EasyInv", "GuidedNR", "FixedPoint")]
+        assert {alias for aliases in inverting for alias in aliases} >= SOUGHT
+    if "essentials_category" in fields:
+        essential = {name for name, schema in schemas.items() if schema.essentials_category == "Image Tools"}
+        assert essential == {"INV_EasyInv", "INV_EditFromLatent"}
 
 
 @pytest.mark.parametrize(
