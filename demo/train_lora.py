@@ -1,9 +1,9 @@
 """Train a style for the demo model: `python scripts/host.py run demo/train_lora.py`
 
 A LoRA (arXiv 2106.09685: W + up down, of low rank) of the eps version's attention blocks that makes its pictures grey.
-The pictures it learns from are the demo model's own, without their colours, under the same captions, so that what it
-learns is a style. It has the keys that the host's LoRA loaders read, and stands in for a real one in the tests. A few
-minutes on one CPU core; a sheet of samples is left in `.cache/demo/greyscale_lora/`.
+It learns from the demo model's own pictures without their colours, under the same captions, so what it learns is a
+style. It has the keys that the host's LoRA loaders read, and stands in for a real one in the tests. A few minutes on
+one CPU core; a sheet of samples is left in `.cache/demo/greyscale_lora/`.
 """
 
 import torch
@@ -60,7 +60,7 @@ class LoraTrainer(Trainer):
         return LEARNING_RATE * (1 - self.step / self.steps)
 
     def save_weights(self) -> None:
-        weights = {}
+        weights: dict[str, Tensor] = {}
         for name in self.trained:
             key = f"lora_unet_{name}"
             weights |= {f"{key}.lora_{side}.weight": self.ema[f"{name}.{side}"] for side in ("up", "down")}

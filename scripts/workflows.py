@@ -2,10 +2,11 @@
 """Makes the templates in workflows/ and the blueprint in subgraphs/: `python scripts/workflows.py [--thumbnails]`
 
 Starts a ComfyUI and writes every file anew; with `--thumbnails` it also runs the templates, which takes some minutes,
-and puts together the picture that the template browser shows beside each. Which inputs, widgets, defaults and outputs
-a node has, and in which order, is what the server's /object_info says, so a file is as the browser would save it. The
-same server and templates give the same bytes: a test compares them with what is committed. What is in them is written
-in `templates/`.
+and puts together the picture that the template browser shows beside each. What is in them is written in `templates/`.
+
+Which inputs, widgets, defaults and outputs a node has, and in which order, is what the server's /object_info says, so a
+file is as the browser would save it. The same server and templates give the same bytes: a test compares them with what
+is committed.
 """
 
 from __future__ import annotations

@@ -28,10 +28,10 @@ class Subgraph(Page):
     takes: list[dict[str, Any]] = field(default_factory=list)
     gives: list[dict[str, Any]] = field(default_factory=list)
 
-    def take(self, name: str, of_type: str, value: Any = None) -> Output:
+    def take(self, name: str, of_type: str, value: Any = None, *, optional: bool = False) -> Output:
         """An input; one with a value is a widget of the node that stands for all this."""
-        widget = {} if value is None else {"widget": {"name": name}}
-        self.takes.append({"name": name, "type": of_type, "link": None, **widget})
+        rest = {"shape": 7} if optional else {} if value is None else {"widget": {"name": name}}
+        self.takes.append({"name": name, "type": of_type, "link": None, **rest})
         return Output(INPUTS, len(self.takes) - 1, of_type, value)
 
     def give(self, name: str, source: Output) -> None:
@@ -39,7 +39,7 @@ class Subgraph(Page):
         self._link(source, OUTPUTS, len(self.gives))
         self.gives.append({"name": name, "type": source.type, "links": []})
 
-    def text(self, name: str) -> str:
+    def text(self, name: str, **more: Any) -> str:
         left, _, right, _ = self.bounds()
         keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
         definition = {
@@ -67,7 +67,7 @@ class Subgraph(Page):
         page = Page(self.info, (SIZE[0],))
         node = {"inputs": self.takes, "outputs": self.gives, "properties": {}, "widgets_values": [], "title": name}
         page.place(definition["id"], [0, TOP], [*SIZE], **node)
-        return page.text(name, definitions={"subgraphs": [definition]})
+        return page.text(name, definitions={"subgraphs": [definition]}, **more)
 
     def _ends(self, which: str, number: int, slots: list[dict[str, Any]], left: int) -> dict[str, Any]:
         """The input or the output node, and its slots with the links there."""
@@ -84,17 +84,19 @@ class Subgraph(Page):
 def blueprint(info: dict[str, Any]) -> str:
     """The file, by what a server's /object_info says."""
     page = Subgraph(info, WIDTHS)
-    wires = [page.take(kind.lower(), kind) for kind in ("MODEL", "CLIP", "VAE", "IMAGE", "MASK")]
-    scene, mask = Scene(page, *wires[:3], images=[wires[3]]), wires[4]
-    source = scene.prompt("Source prompt", page.take("source prompt", "STRING", ""))
-    target = scene.prompt("Target prompt", page.take("target prompt", "STRING", ""))
+    model, clip, vae, image = (page.take(kind.lower(), kind) for kind in ("MODEL", "CLIP", "VAE", "IMAGE"))
+    mask = page.take("mask", "MASK", optional=True)
+    scene = Scene(page, model, clip, vae, images=[image])
+    # Examples, since older frontends do not say which box is which.
+    source = scene.prompt("Source prompt", page.take("source prompt", "STRING", "red heart on blue background"))
+    target = scene.prompt("Target prompt", page.take("target prompt", "STRING", "green heart on blue background"))
     negative = scene.prompt("Negative prompt", "")
     latent = scene.encode(scene.images[0])
     kind, _ = EASYINV
     inverted = scene.invert((kind, {"steps": page.take("steps", "INT", 20)}), source, latent)
-    common = {"model": scene.model, "latent": inverted["LATENT"]}
+    common: dict[str, Any] = {"model": scene.model, "latent": inverted["LATENT"]}
     dials = {"cfg": page.take("cfg", "FLOAT", 3.0), "preserve": page.take("preserve", "FLOAT", 0.8)}
-    changed = {"positive": target, "negative": negative, "mask": mask, **dials}
+    changed: dict[str, Any] = {"positive": target, "negative": negative, "mask": mask, **dials}
     same = page.add(EDIT, 3, "Edit From Latent: same prompt", positive=source, **common)
     edited = page.add(EDIT, 3, "Edit From Latent: new prompt", **changed, **common)
     page.give("image", scene.decode(edited["LATENT"]))

@@ -172,9 +172,9 @@ def exact_background(scene: Scene) -> None:
     inverted = scene.invert(EASYINV, source, scene.encode(scene.images[0]))["LATENT"]
     kept = page.add("SolidMask", 2, "Black: stays as it is", value=0.0, width=64, height=64)["MASK"]
     changing = page.add("SolidMask", 2, "White: may change", width=32, height=64)["MASK"]
-    where = {"destination": kept, "source": changing, "x": 32, "operation": "add"}
+    where: dict[str, Any] = {"destination": kept, "source": changing, "x": 32, "operation": "add"}
     mask = page.add("MaskComposite", 2, "Mask: the right half", **where)["MASK"]
-    given = {"positive": target, "negative": negative, "mask": mask, "cfg": 3.0}
+    given: dict[str, Any] = {"positive": target, "negative": negative, "mask": mask, "cfg": 3.0}
     edited = page.add(EDIT, 3, model=scene.model, latent=inverted, **given)
     scene.show("Edited", scene.decode(edited["LATENT"]))
     scene.show("May change (white)", page.add("MaskToImage", -2, mask=mask)["IMAGE"])
@@ -196,15 +196,15 @@ def compare_methods(scene: Scene) -> None:
     latent = scene.encode(image)
     for column, (name, step) in enumerate(METHODS.items(), start=2):
         kind, widgets = step
-        common = {"model": scene.model, "positive": prompt}
+        common: dict[str, Any] = {"model": scene.model, "positive": prompt}
         inverted = scene.page.add(kind, column, f"Invert Image: {name}", latent=latent, **common, **widgets)
-        seen = {"latent": inverted["LATENT"], "vae": scene.vae, "image": image}
+        seen: dict[str, Any] = {"latent": inverted["LATENT"], "vae": scene.vae, "image": image}
         scene.page.add("INV_Report", column, f"Inversion Report: {name}", **common, **seen)
 
 
 def partial_upscale(scene: Scene) -> None:
     page = scene.page
-    small = {"image": scene.images[0], "upscale_method": "area", "scale_by": 0.25}
+    small: dict[str, Any] = {"image": scene.images[0], "upscale_method": "area", "scale_by": 0.25}
     image = page.add("ImageScaleBy", 0, "A small picture", **small)["IMAGE"]
     scene.show("Small", image, column=0)
     prompt = scene.prompt("Prompt", "tiger face on yellow background")
@@ -212,8 +212,8 @@ def partial_upscale(scene: Scene) -> None:
     upscaled = scene.scale("Upscale", image, "bicubic", 64)
     latent = scene.encode(upscaled)
     inverted = scene.invert(("INV_EasyInv", {"denoise": 0.6}), prompt, latent)
-    guided = {"model": scene.model, "positive": prompt, "negative": negative, "cfg": 2.0}
-    down = {
+    guided: dict[str, Any] = {"model": scene.model, "positive": prompt, "negative": negative, "cfg": 2.0}
+    down: dict[str, Any] = {
         "noise": inverted["NOISE"],
         "sigmas": inverted["SIGMAS"],
         "guider": page.add("CFGGuider", 3, **guided)["GUIDER"],
@@ -253,14 +253,14 @@ def invert_once_edit_many(scene: Scene) -> None:
     }
     for column, (title, text) in enumerate(targets.items(), start=3):
         target = scene.prompt(f"Target prompt: {title.lower()}", text, column)
-        common = {"model": scene.model, "latent": inverted["LATENT"], "negative": negative}
+        common: dict[str, Any] = {"model": scene.model, "latent": inverted["LATENT"], "negative": negative}
         edited = page.add(EDIT, column, positive=target, cfg=3.0, **common)["LATENT"]
         scene.show(title, scene.decode(edited, column), column)
 
 
 def interpolate(scene: Scene) -> None:
     page = scene.page
-    sides: dict[str, Output] = {}
+    sides: dict[str, Any] = {}
     titles = {"from": "first", "to": "last"}
     words = {"from": "panda on orange background", "to": "tiger face on yellow background"}
     for (side, title), image in zip(titles.items(), scene.images, strict=True):
@@ -268,7 +268,7 @@ def interpolate(scene: Scene) -> None:
         inverted = scene.invert(EASYINV, prompt, scene.encode(image))
         sides |= {f"latent_{side}": inverted["LATENT"], f"positive_{side}": prompt}
     frames = page.add("INV_Interpolate", 3, model=scene.model, **sides)
-    common = {"model": scene.model, "positive": frames["CONDITIONING"], "latent": frames["LATENT"]}
+    common: dict[str, Any] = {"model": scene.model, "positive": frames["CONDITIONING"], "latent": frames["LATENT"]}
     scene.show("Frames", scene.decode(page.add(EDIT, 3, **common)["LATENT"]))
     page.add("PreviewAny", -1, "Report", source=frames["STRING"])
 
@@ -288,13 +288,13 @@ def rare_seeds(scene: Scene) -> None:
     wanted = scene.prompt("What to draw", f"{CLOWN} on blue background")
     negative = scene.prompt("Negative prompt", "")
     inverted = scene.invert(EASYINV, shown, latent)
-    guided = {"model": scene.model, "positive": wanted, "negative": negative, "cfg": 2.0}
+    guided: dict[str, Any] = {"model": scene.model, "positive": wanted, "negative": negative, "cfg": 2.0}
     guider = page.add("CFGGuider", 2, **guided)["GUIDER"]
     sampler = page.add("KSamplerSelect", 2)["SAMPLER"]
     for title, widgets in (("From examples", {}), ("From random noise", {"fresh": 1.0})):
         given: dict[str, Any] = {"model": scene.model, "latent": inverted["LATENT"], **widgets}
         seeds = page.add("INV_Seeds", 3, f"Seeds: {title.lower()}", **given)
-        down = {"noise": seeds["NOISE"], "sigmas": seeds["SIGMAS"], "latent_image": seeds["LATENT"]}
+        down: dict[str, Any] = {"noise": seeds["NOISE"], "sigmas": seeds["SIGMAS"], "latent_image": seeds["LATENT"]}
         drawn = page.add("SamplerCustomAdvanced", 3, guider=guider, sampler=sampler, **down)["LATENT"]
         scene.show(title, scene.decode(drawn))
 
