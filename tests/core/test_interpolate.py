@@ -262,6 +262,8 @@ def test_both_ends_of_the_frames_are_exact(kind: str, ancestral: bool, path: Pat
             assert torch.equal(getattr(frames, name)[:, i], getattr(inversion, name)[:, 0]), name
     expected = interpolate(a.latent, b.latent, 0.25, path, noise_scale(a.grid.levels[0]))
     assert torch.equal(frames.latent[1:2], expected)
+    if ancestral:
+        torch.testing.assert_close(frames.noise[:, 1:2], interpolate(a.noise, b.noise, 0.25))
 
 
 @pytest.mark.parametrize(("kind", "ancestral"), CASES)

@@ -376,8 +376,9 @@ def test_a_workflow_opens_whole_queues_what_the_file_says_and_shows_what_it_make
     if file in DEMOS:
         with_few_steps(frontend)
         run = frontend.run()
-        for node in ids(workflow, lambda node: node["type"] in SAMPLES):
-            assert run.progress(node), f"no progress reached node {node}"
+        sampled = run.executed & set(ids(workflow, lambda node: node["type"] in SAMPLES))  # others are in the cache
+        assert sampled
+        for node in sampled:
             value, largest = run.progress(node)[-1]
             assert value == largest
         for node in (*of_type(workflow, "PreviewImage"), *of_type(workflow, "INV_Report")):
