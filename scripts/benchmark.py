@@ -34,7 +34,8 @@ def main() -> int:
 def run(host: Host, name: str, arguments: list[str]) -> int:
     environment = host.environment()
     # Last on the path, like the tools: the host's own packages and `nodes` come first.
-    environment["PYTHONPATH"] += os.pathsep + os.pathsep.join([str(REPOSITORY), str(folder() / "tools")])
+    own = [REPOSITORY, *(REPOSITORY / name for name in ("benchmarks", "scripts", "tests/core", "tests/host"))]
+    environment["PYTHONPATH"] += os.pathsep + os.pathsep.join(map(str, [*own, folder() / "tools"]))
     started = time.monotonic()
     script = [str(host.python), str(REPOSITORY / "benchmarks" / f"{name}.py"), *arguments]
     code = subprocess.run(script, env=environment).returncode
