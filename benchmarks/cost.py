@@ -48,7 +48,7 @@ LARGE = 16  # times its pixels, for the memory
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is measured; the default takes 6 minutes.
+    """How much is measured; the default takes 5 minutes.
 
     Arguments:
         pairs: of runs of `steps` steps on `batch` pictures, for the ratio of times.
@@ -58,7 +58,7 @@ class Extent:
         records: (steps, pixels as above) of the records that are saved.
     """
 
-    pairs: int = 31
+    pairs: int = 21
     steps: int = 10
     batch: int = 4
     processes: int = 5

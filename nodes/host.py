@@ -157,6 +157,8 @@ def run(
     calls: int,
     ancestral: bool = False,
     seed: int = 0,
+    *,
+    preview: bool = True,
 ) -> Tensor:
     """`run_guider` with the host's CFGGuider. `negative` may be None at cfg 1, where the host does not evaluate it."""
     guider = comfy.samplers.CFGGuider(model)
@@ -170,24 +172,39 @@ def run(
     else:
         guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
-    return run_guider(guider, samples, sigmas, walk, calls, ancestral, seed)
+    return run_guider(guider, samples, sigmas, walk, calls, ancestral, seed, preview=preview)
 
 
 def run_guider(
-    guider: Any, samples: Tensor, sigmas: Tensor, walk: Walk, calls: int, ancestral: bool = False, seed: int = 0
+    guider: Any,
+    samples: Tensor,
+    sigmas: Tensor,
+    walk: Walk,
+    calls: int,
+    ancestral: bool = False,
+    seed: int = 0,
+    *,
+    preview: bool = True,
 ) -> Tensor:
     """Run `walk` through one of the host's guiders on a LATENT's samples; returns samples in the same (VAE) space.
 
     Arguments:
         calls: how many times the walk will report progress.
         ancestral: whether the walk's grid has ancestral steps; `seed` is then that of their noise.
+        preview: whether the steps are shown on the node, as the user has set it. The page keeps the last one there,
+            over a picture that the node itself shows.
     """
     samples = samples.float()  # older hosts would start in the half precision that a LATENT may come in
-    preview = latent_preview.prepare_callback(guider.model_patcher, calls)
+    callback = latent_preview.prepare_callback(guider.model_patcher, calls) if preview else _bar(calls)
     quiet = not comfy.utils.PROGRESS_BAR_ENABLED
     noise = torch.zeros_like(samples)
     sampler = WalkSampler(walk, ancestral)
-    return guider.sample(noise, samples, sampler, sigmas, callback=preview, disable_pbar=quiet, seed=seed)
+    return guider.sample(noise, samples, sampler, sigmas, callback=callback, disable_pbar=quiet, seed=seed)
+
+
+def _bar(calls: int) -> Callable[[int, Tensor, Tensor, int], None]:
+    bar = comfy.utils.ProgressBar(calls)
+    return lambda step, _clean, _state, total: bar.update_absolute(step + 1, total)
 
 
 def samples_for(model: Any, latent: dict) -> Tensor:

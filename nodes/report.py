@@ -88,7 +88,8 @@ class InversionReport(io.ComfyNode):
 
         sigmas = torch.tensor([level.sigma for level in source.grid.levels])
         started = time.perf_counter()
-        back = host.run(model, positive, negative, cfg, samples, sigmas, walk, steps, source.grid.ancestral)
+        ancestral = source.grid.ancestral
+        back = host.run(model, positive, negative, cfg, samples, sigmas, walk, steps, ancestral, preview=False)
         seconds = time.perf_counter() - started
 
         verdict = check_verdict(near[0], steps)

@@ -111,7 +111,8 @@ def understood(network: Mapping[str, Any]) -> dict[str, Any]:
 
 def fill(network: torch.nn.Module, random: torch.Generator) -> None:
     """Random weights, norms near 1: the host's layers come with whatever was in memory."""
-    tables = [(name, table) for name, table in network.named_buffers() if name.endswith("pos_embed")]
+    saved = network.state_dict()  # what a checkpoint has, some buffers among it
+    tables = [(name, table) for name, table in network.named_buffers() if name in saved]
     for name, weight in [*network.named_parameters(), *tables]:
         noise = torch.randn(weight.shape, generator=random)
         if weight.ndim >= 2:
