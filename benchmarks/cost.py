@@ -48,7 +48,7 @@ LARGE = 16  # times its pixels, for the memory
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is measured; the default takes 5 minutes.
+    """How much is measured; the default takes 3 minutes.
 
     Arguments:
         pairs: of runs of `steps` steps on `batch` pictures, for the ratio of times.
@@ -58,11 +58,11 @@ class Extent:
         records: (steps, pixels as above) of the records that are saved.
     """
 
-    pairs: int = 21
+    pairs: int = 15
     steps: int = 10
     batch: int = 4
     processes: int = 5
-    repeats: int = 4
+    repeats: int = 3
     growth: dict[str, tuple[int, ...]] = field(
         default_factory=lambda: {
             "steps": (5, 10, 20, 40),

@@ -161,8 +161,17 @@ def decibels(squared_error: Tensor) -> Tensor:
 
 
 @cache
-def _gallery(look: str) -> Tensor:
-    return torch.from_numpy(np.stack([picture(*pair, look).ravel() for pair in pictures.pairs()]))
+def _gallery(look: str) -> tuple[Tensor, Tensor]:
+    """Every picture with that look, (2464, 12288), and the squared norm of each."""
+    gallery = torch.from_numpy(np.stack([picture(*pair, look).ravel() for pair in pictures.pairs()]))
+    return gallery, gallery.square().sum(1)
+
+
+def distances(shown: Tensor, look: str) -> Tensor:
+    """The squared distances of pictures (B, 64, 64, 3) to each of `pictures.pairs()` with that look, (B, 2464)."""
+    gallery, squared = _gallery(look)
+    flat = shown.flatten(1)
+    return (squared - 2 * flat @ gallery.T + flat.square().sum(1, keepdim=True)).clamp(min=0)
 
 
 def nearest(edited: Tensor, looks: Sequence[str]) -> list[tuple[str, str, str]]:
@@ -173,8 +182,8 @@ def nearest(edited: Tensor, looks: Sequence[str]) -> list[tuple[str, str, str]]:
     found: list[tuple[float, tuple[str, str, str]]] = [(math.inf, ("", "", ""))] * len(edited)
     for look in LOOKS:
         members = [i for i, own in enumerate(looks) if look in (own, LOOKS[0])]
-        distances, best = torch.cdist(edited[members].flatten(1), _gallery(look)).min(1)
-        for i, distance, k in zip(members, distances.tolist(), best.tolist(), strict=True):
+        least, best = distances(edited[members], look).min(1)
+        for i, distance, k in zip(members, least.tolist(), best.tolist(), strict=True):
             found[i] = min(found[i], (distance, (*pictures.pairs()[k], look)))
     return [answer for _, answer in found]
 

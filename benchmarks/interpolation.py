@@ -33,7 +33,7 @@ import graphs
 import numpy as np
 import torch
 from _pool import for_each
-from edit_cases import self_similarity
+from edit_cases import LOOKS, distances, self_similarity
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -179,10 +179,8 @@ def rms(x: Tensor) -> Tensor:
 
 def nearest(shown: Tensor) -> tuple[list[Picture], Tensor]:
     """The nearest of all pictures to each of (B, 64, 64, 3), and the root mean square difference to it."""
-    every = pictures.pairs()
-    gallery = torch.from_numpy(np.stack([pictures.picture(*pair).ravel() for pair in every]))
-    distance, index = torch.cdist(shown.flatten(1), gallery).min(1)
-    return [every[i] for i in index.tolist()], distance / math.sqrt(gallery.shape[1])
+    least, index = distances(shown, LOOKS[0]).min(1)
+    return [pictures.pairs()[i] for i in index.tolist()], (least / shown[0].numel()).sqrt()
 
 
 def rare_emoji(lab: Lab) -> tuple[list[list[str]], Tensor]:

@@ -14,7 +14,7 @@ import argparse
 import datetime
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, pairwise, product
@@ -31,8 +31,8 @@ from torch import Tensor
 from inversion import DDIM, Denoiser, EasyInv, FixedPoint, Grid, GuidedNewton, Level, Method, Rex, invert, psnr, sample
 
 MIXTURE = "mixture of Gaussians"
-STEPS = (4, 10, 20)
-GUIDANCE = (1.0, 3.0)
+STEPS = {1.0: (4, 10, 20), 3.0: (4, 10)}
+"""cfg -> numbers of steps"""
 CLEAN = 1e-4  # where the host's FlipSigmas puts sigma 0, and what its Unsampler adds to every sigma
 EXACT = 150.0  # dB; nearer is rounding
 BACKWARD = 2  # a backward pass costs about as much as two model calls
@@ -391,18 +391,18 @@ def on_flow(problem: Any) -> Any:
     return run
 
 
-def mixture_tables(steps: Sequence[int]) -> list[str]:
+def mixture_tables(steps: Mapping[float, Sequence[int]]) -> list[str]:
     import solvers
 
     lines, mixture = [], solvers.mixture_problem()
     for title, kind, problem in (("eps", "ve", mixture), ("flow", "flow", on_flow(mixture))):
-        for cfg in GUIDANCE:
+        for cfg, counts in steps.items():
             chosen = HOST_FORMULAS | rows(kind, cfg)
-            lines += table(f"{MIXTURE}, {title}, cfg {cfg:g}", chosen, formulas(problem, chosen, steps, cfg))
+            lines += table(f"{MIXTURE}, {title}, cfg {cfg:g}", chosen, formulas(problem, chosen, counts, cfg))
     return lines
 
 
-def demo_tables(version: str, steps: Sequence[int]) -> list[str]:
+def demo_tables(version: str, steps: Mapping[float, Sequence[int]]) -> list[str]:
     import edits  # this and the next boot the host
     import solvers
 
@@ -412,18 +412,18 @@ def demo_tables(version: str, steps: Sequence[int]) -> list[str]:
     problem = solvers.demo_problem(lab.pack, version)
     kind = lab.pack.nodes.host.model_kind(lab.model)
     lines = []
-    for cfg in GUIDANCE:
+    for cfg, counts in steps.items():
         found: Results = {label: {} for label in HOST_NODES}
-        for (label, row), n in product(HOST_NODES.items(), steps):
+        for (label, row), n in product(HOST_NODES.items(), counts):
             walks = Nodes(lab, batch.bench, n, cfg)
             found[label][n] = measure(row, walks, walks.picture)
         chosen = rows(kind, cfg)
-        found |= formulas(problem, chosen, steps, cfg)
+        found |= formulas(problem, chosen, counts, cfg)
         lines += table(f"{version} demo model, cfg {cfg:g}", HOST_NODES | chosen, found)
     return lines
 
 
-def tables(title: str, steps: Sequence[int]) -> list[str]:
+def tables(title: str, steps: Mapping[float, Sequence[int]]) -> list[str]:
     return mixture_tables(steps) if title == MIXTURE else demo_tables(title, steps)
 
 
@@ -480,7 +480,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="4 steps only")
     quick = parser.parse_args().quick
-    steps = STEPS[:1] if quick else STEPS
+    steps = {cfg: counts[: 1 if quick else None] for cfg, counts in STEPS.items()}
     made_of = for_each(partial(tables, steps=steps), (*MODELS, MIXTURE))
     from comfyui_version import __version__ as host_version
 

@@ -3,8 +3,9 @@
 
     python scripts/test.py [--comfyui 0.30.0|0.3.75|both] [pytest's arguments]
 
-Both ComfyUIs are installed first if they are not there (see host.py). With COMFYUI_ROOT set, all tests run once, with
-that ComfyUI. pytest gets the host in COMFYUI_ROOT and COMFYUI_PYTHON either way, so a fixture's `ensure()` finds it.
+Tests marked `once` look at what no version of the host changes; a whole run has them with 0.30.0 only. Both hosts are
+installed first if they are not there (see host.py). With COMFYUI_ROOT set, all tests run once, with that one. pytest
+gets the host in COMFYUI_ROOT and COMFYUI_PYTHON either way, so a fixture's `ensure()` finds it.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from host import DEFAULT, PACKAGES, REPOSITORY, Host, command_line, ensure, say
 TESTS = REPOSITORY / "tests"
 HOST_TESTS = TESTS / "host"
 NOTHING_COLLECTED = 5  # pytest's exit code
-# A whole run shares its files among processes; each has a host of its own in memory, so there are not many.
-WORKERS = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
+# A whole run shares its files among processes, in the order of tests/conftest.py. Each has a host of its own in memory,
+# so there are not many.
+WORKERS = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 def main() -> int:
@@ -35,12 +37,13 @@ def main() -> int:
     code = 0
     for host in hosts:
         tools.install(host)
-        chosen = arguments if given or host.version == DEFAULT else only_host_tests(arguments)
+        again = not given and host.version != DEFAULT
+        chosen = only_host_tests(arguments) if again else arguments
         if chosen is None:
             say(f"ComfyUI {host.version}: none of the tests named is in tests/host, so there is nothing to run.")
             continue
-        workers = [] if any(map(test_path, arguments)) else WORKERS
-        result = run(host, [*workers, *chosen])
+        whole = [] if any(map(test_path, arguments)) else [*WORKERS, *(["-m", "not once"] if again else [])]
+        result = run(host, [*whole, *chosen])
         if result == NOTHING_COLLECTED and arguments:  # as with -k, which need not select in both
             continue
         code = code or result

@@ -25,7 +25,11 @@ def find_chromium() -> str | None:
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
+LONGEST = ("test_browser.py", "test_install.py")  # minutes each: first, so that no process ends with them alone
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     if find_chromium() is None:
         reason = "no Chromium: CHROMIUM names none, and neither chromium, chromium-browser nor google-chrome is on PATH"
         for item in items:

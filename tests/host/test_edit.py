@@ -117,6 +117,7 @@ def test_the_automatic_mask_is_where_the_prompt_differs(bench: Bench, inverted: 
     assert "The automatic mask lets" in report
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "change",
     [

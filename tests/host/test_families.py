@@ -89,6 +89,7 @@ def test_the_hosts_sampler_comes_back_from_the_noise(family: Family, bench: Benc
     assert relative(theirs, bench.latent["samples"]) <= allowed
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("sides", ["own", "odd"])
 def test_a_batch_is_its_items(pack, family: Family, sides: str) -> None:
     bench = family.bench(pack, batch=3, sides=family.odd if sides == "odd" else ())
@@ -100,7 +101,7 @@ def test_a_batch_is_its_items(pack, family: Family, sides: str) -> None:
     edited, _ = bench.edit(latent=latent, positive=bench.other, **guided)
     if family.mixes:
         return
-    for i in range(3):
+    for i in (0, 2):  # the first and the last
         one, _, _, _ = bench.invert(latent={"samples": source[i : i + 1]}, sigmas=sigmas, **guided)
         other, _ = bench.edit(latent=one, positive=bench.other, **guided)
         assert relative(latent["samples"][i], one["samples"][0]) <= 1e-4

@@ -100,6 +100,7 @@ def test_the_ends_are_the_two_pictures_and_every_frame_is_finite(pair: Pair, pat
     assert max(pair.errors(shown)) <= 1e-5
 
 
+@pytest.mark.once
 def test_so_with_64_frames(sd: Pair) -> None:
     shown = sd.shown(frames=64)
     assert len(shown) == 64
@@ -118,6 +119,7 @@ def test_so_with_predictions(pair: Pair) -> None:
     assert relative(shown[1], pair.shown(frames=3)[1]) > 1e-3
 
 
+@pytest.mark.once
 def test_between_the_pictures_the_frames_go_from_one_to_the_other(pair: Pair) -> None:
     shown = pair.shown(frames=5)
     first, last = ([relative(frame, shown[end]) for frame in shown] for end in (0, -1))
@@ -142,6 +144,7 @@ def test_inputs_stay_as_they_are(sd: Pair) -> None:
     assert all(torch.equal(prompt[0][0], kept) for prompt, kept in zip(sd.prompts, prompts, strict=True))
 
 
+@pytest.mark.once
 def test_memory_grows_with_the_frames_and_no_faster(sd: Pair) -> None:
     def size(frames: int) -> int:
         record = sd.frames(frames=frames)[0]["inversion"]
@@ -251,6 +254,7 @@ def test_what_does_not_fit_is_for_predictions(sd: Pair) -> None:
         sd.frames(positive_to=area, prompts="predictions")
 
 
+@pytest.mark.once
 def test_embeddings_change_evenly_and_are_exact_at_the_ends(flow: Pair) -> None:
     (tensor, options), t = flow.frames(frames=5)[1][0], torch.linspace(0, 1, 5)
     (first, of_first), (last, of_last) = (prompt[0] for prompt in flow.prompts)

@@ -86,6 +86,7 @@ def test_one_native_iteration_is_ddim(bench: Bench) -> None:
     assert "5 model calls" in report
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("method", "change"),
     [

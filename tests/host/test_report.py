@@ -4,10 +4,12 @@ import math
 from typing import Any
 
 import comfy.samplers
+import comfy.utils
 import folder_paths
 import numpy as np
 import pytest
 import torch
+from comfy.cli_args import LatentPreviewMethod, args
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from families import FAMILIES
 from graphs import Bench, demo
@@ -120,6 +122,7 @@ def test_without_an_image_the_vaes_own_picture_is_the_original(flow: Bench, vae:
     assert f"the VAE alone {ours:.1f} dB" in report(flow, vae, latent, image=picture).args[1]
 
 
+@pytest.mark.once
 def test_equal_pictures_have_no_difference(flow: Bench, picture: Tensor) -> None:
     module = flow.pack.nodes.report
     drawn = module.draw(picture, picture.clone(), ["no difference"], torch.tensor([0.0, 1e-3]), "Equal.")
@@ -129,6 +132,7 @@ def test_equal_pictures_have_no_difference(flow: Bench, picture: Tensor) -> None
     assert module._how_near(picture[0], picture[0], picture[0]) == "no difference"
 
 
+@pytest.mark.once
 def test_a_batch_has_a_row_for_each_of_some(flow: Bench, vae: Any) -> None:
     colours = list(flow.pack.nodes.demo.pictures.COLOURS)[:6]
     of = flow.pack.nodes.demo.DemoPicture.execute
@@ -165,6 +169,7 @@ def test_a_video_is_shown_by_its_frames(pack: Any) -> None:
         torch.testing.assert_close(original, frame, atol=ROUNDING + 1e-5, rtol=0)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("height", "width", "larger", "smaller"),
     [(64, 64, 5, 1), (512, 512, 1, 1), (1024, 1024, 1, 1), (1536, 2048, 1, 2), (40, 600, 1, 1), (600, 40, 2, 1)],
@@ -182,6 +187,7 @@ def test_pictures_of_all_sizes_are_drawn_to_be_seen(
     torch.testing.assert_close(panel(drawn, layout, 0, 0)[::larger, ::larger], expected, atol=ROUNDING + 1e-5, rtol=0)
 
 
+@pytest.mark.once
 def test_the_curve_is_at_the_residuals(flow: Bench, picture: Tensor) -> None:
     """Found by its colour: in each step's column as high as the residual's logarithm is, on the scale of the plot."""
     module = flow.pack.nodes.report
@@ -213,6 +219,18 @@ def test_the_preview_is_the_picture(flow: Bench, vae: Any) -> None:
         stored = torch.from_numpy(np.asarray(image).astype(np.float32) / 255)
     torch.testing.assert_close(stored, out.args[0][0], atol=1.01 / 255, rtol=0)
     assert out.ui["text"] == (out.args[1],)
+
+
+def test_no_preview_of_a_step_covers_the_picture(flow: Bench, vae: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page of 0.30.0 keeps the last preview it got on the node, over the picture; the bar moves all the same."""
+    seen: list[tuple[int, int, Any]] = []
+    monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.Latent2RGB)
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *progress, **_: seen.append(progress))
+    latent, _, _, _ = flow.invert(steps=3)
+    assert all(preview is not None for _, _, preview in seen)
+    seen.clear()
+    report(flow, vae, latent)
+    assert seen == [(1, 3, None), (2, 3, None), (3, 3, None)]
 
 
 def test_what_cannot_be_reported_is_refused(bench: Bench, vae: Any, picture: Tensor) -> None:

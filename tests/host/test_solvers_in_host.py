@@ -5,6 +5,7 @@ import torch
 from graphs import Bench, demo, relative
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("version", ["eps", "flow"])
 def test_converged_round_trip(pack, version: str) -> None:
     bench: Bench = demo(pack, version)

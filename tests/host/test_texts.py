@@ -29,11 +29,13 @@ def numbers(text: str) -> set[str]:
     return set(re.findall(r"\d+(?:\.\d+)?", re.sub(r"(?<=\d),(?=\d)", ".", text)))
 
 
+@pytest.mark.once
 def test_english_is_what_the_nodes_say_and_says_something_everywhere(english: locales.Texts) -> None:
     assert locales.read("en") == english
     assert [path for path, text in locales.flat(english).items() if not text.strip()] == []
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("language", OTHERS)
 def test_a_language_has_every_text(language: str, english: locales.Texts) -> None:
     ours, theirs = locales.flat(locales.read(language)), locales.flat(english)
@@ -41,6 +43,7 @@ def test_a_language_has_every_text(language: str, english: locales.Texts) -> Non
     assert [path for path, text in ours.items() if not text.strip()] == []
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("language", OTHERS)
 def test_a_language_is_translated(language: str, english: locales.Texts) -> None:
     ours, theirs = locales.flat(locales.read(language)), locales.flat(english)
@@ -49,6 +52,7 @@ def test_a_language_is_translated(language: str, english: locales.Texts) -> None
     assert [path for path in sentences if not numbers(theirs[path]) <= numbers(ours[path])] == []
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("language", locales.HEADINGS)
 def test_every_node_has_a_help_page_in_step_with_its_texts(language: str, english: locales.Texts) -> None:
     pages = {path: page for path, page in locales.help_pages().items() if path.stem == language}
