@@ -58,17 +58,17 @@ class Extent:
         records: (steps, pixels as above) of the records that are saved.
     """
 
-    pairs: int = 15
+    pairs: int = 21
     steps: int = 10
     batch: int = 4
-    processes: int = 5
+    processes: int = 3
     repeats: int = 3
     growth: dict[str, tuple[int, ...]] = field(
         default_factory=lambda: {
-            "steps": (5, 10, 20, 40),
+            "steps": (5, 10, 20),
             "pixels": (1, 4, 9, 16),
             "pictures": (1, 2, 4, 8),
-            "frames": (1, 3, 5, 9),
+            "frames": (1, 2, 4),
         }
     )
     records: tuple[tuple[int, int], ...] = ((4, 1), (20, 1), (50, 1), (20, 4), (20, 16))

@@ -230,7 +230,8 @@ def test_no_preview_of_a_step_covers_the_picture(flow: Bench, vae: Any, monkeypa
     assert all(preview is not None for _, _, preview in seen)
     seen.clear()
     report(flow, vae, latent)
-    assert seen == [(1, 3, None), (2, 3, None), (3, 3, None)]
+    assert seen[-1] == (3, 3, None)  # the host leaves out some that follow one another closely
+    assert {preview for _, _, preview in seen} == {None}
 
 
 def test_what_cannot_be_reported_is_refused(bench: Bench, vae: Any, picture: Tensor) -> None:
