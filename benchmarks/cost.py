@@ -48,7 +48,7 @@ LARGE = 16  # times its pixels, for the memory
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is measured; the default takes 3 minutes.
+    """How much is measured; the default takes 5 minutes.
 
     Arguments:
         pairs: of runs of `steps` steps on `batch` pictures, for the ratio of times.
@@ -58,17 +58,17 @@ class Extent:
         records: (steps, pixels as above) of the records that are saved.
     """
 
-    pairs: int = 21
+    pairs: int = 15
     steps: int = 10
     batch: int = 4
-    processes: int = 3
+    processes: int = 5
     repeats: int = 3
     growth: dict[str, tuple[int, ...]] = field(
         default_factory=lambda: {
-            "steps": (5, 10, 20),
+            "steps": (5, 10, 20, 40),
             "pixels": (1, 4, 9, 16),
             "pictures": (1, 2, 4, 8),
-            "frames": (1, 2, 4),
+            "frames": (1, 3, 5, 9),
         }
     )
     records: tuple[tuple[int, int], ...] = ((4, 1), (20, 1), (50, 1), (20, 4), (20, 16))

@@ -1,5 +1,6 @@
 """A user's way through the workflows: the real frontend in Chromium opens, changes, queues and interrupts them."""
 
+import contextlib
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -12,7 +13,16 @@ import numpy as np
 import pytest
 from client import Client, Graph, api_graph
 from host import PACK, REPOSITORY, Host, Server
-from playwright.sync_api import Browser, ConsoleMessage, ElementHandle, Locator, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    ElementHandle,
+    Locator,
+    Page,
+    TimeoutError,
+    expect,
+    sync_playwright,
+)
 from templates.blueprint import NAME
 from templates.page import SAMPLES
 from test_workflows import pixels, psnr, stand_ins  # noqa: F401  (a fixture)
@@ -216,6 +226,17 @@ class Frontend:
         field.fill(str(value))
         field.press("Enter")
         expect(field).to_have_count(0, timeout=LIMIT)
+
+    def open_search(self) -> None:
+        """Double-click on the canvas, once more if the page was too busy to see it."""
+        for patience in (LIMIT / 6, LIMIT):
+            self.page.mouse.dblclick(800, 500)
+            with contextlib.suppress(TimeoutError):
+                self.page.wait_for_function(
+                    "document.activeElement?.tagName === 'INPUT'", timeout=patience, polling=100
+                )
+                return
+        raise AssertionError("A double click on the canvas opens no search")
 
     def type_text(self, node: str, value: str) -> None:
         """Into the text area of a prompt."""
@@ -478,7 +499,7 @@ def test_the_blueprint_is_found_and_runs(frontend: Frontend, host: Host, pack: M
     page = frontend.page
     page.get_by_role("button", name="Create a new blank workflow").click()
     page.wait_for_function("app.graph.nodes.length === 0", polling=100)
-    page.mouse.dblclick(800, 500)
+    frontend.open_search()
     page.keyboard.type(NAME)
     expect(page.get_by_text("Subgraph Blueprints").first).to_be_visible(timeout=LIMIT)
     page.keyboard.press("Enter")
