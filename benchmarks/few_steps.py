@@ -15,7 +15,7 @@ import torch
 from _pool import MODELS, for_each
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-STEPS = (4, 8)
+STEPS, GUIDANCE = (4, 8), (1.0, 3.0, 7.0)
 
 
 def methods(library: Any) -> dict[str, tuple[Any, int]]:
@@ -32,7 +32,7 @@ def methods(library: Any) -> dict[str, tuple[Any, int]]:
     }
 
 
-SETTINGS = [(n, cfg) for cfg in solvers.GUIDANCE for n in STEPS]
+SETTINGS = [(n, cfg) for cfg in GUIDANCE for n in STEPS]
 
 
 def rows(version: str) -> list[str]:

@@ -3,9 +3,9 @@
 Every method inverts the same pictures on the same noise levels, and the sampler alone (no record) comes back; the round
 trip's PSNR says how near. Columns: model calls per step, PSNR in dB at 4, 10 and 20 steps, and at 20 steps whether
 the inverted latent still looks like Gaussian noise (standard deviation over the expected one, correlation of
-neighbours, excess kurtosis), because a prompt can only steer what is noise. Once for cfg 1, 3 and 7 each, on the two
-demo models (three pictures, in the host) and on a mixture of Gaussians with a known denoiser. Writes
-`docs/solvers-tables.md` and `docs/solvers.png`.
+neighbours, excess kurtosis), because a prompt can only steer what is noise. Once for cfg 1 and 7 each (`peers.py` and
+`few_steps.py` have cfg 3), on the two demo models (three pictures, in the host) and on a mixture of Gaussians with a
+known denoiser. Writes `docs/solvers-tables.md` and `docs/solvers.png`.
 """
 
 import datetime
@@ -28,8 +28,9 @@ from _pool import MODELS, for_each
 from comfyui_version import __version__ as host_version
 from torch import Tensor
 
-GUIDANCE = (1.0, 3.0, 7.0)
+GUIDANCE = (1.0, 7.0)
 STEPS = (4, 10, 20)
+CALLS = (4, 10, 20, 40, 80)  # on the axis of the plot
 MIXTURE = "mixture of Gaussians"
 PICTURES = [("red heart", "blue"), ("panda", "green"), ("thumbs up dark skin tone", "yellow")]
 
@@ -155,18 +156,20 @@ def plot(everything: dict[str, dict[str, dict[tuple[int, float], Row]]], path: P
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    colours = pyplot.get_cmap("tab20")
-    figure, axes = pyplot.subplots(1, len(everything), figsize=(5 * len(everything), 4.6), sharey=True)
+    colours, markers = pyplot.get_cmap("tab20"), "os^Dv"
+    figure, axes = pyplot.subplots(1, len(everything), figsize=(15, 4.6), sharey=True, layout="constrained")
     for axis, (title, found) in zip(axes, everything.items(), strict=True):
         for i, (label, rows) in enumerate(found.items()):
             shown = [rows[n, 1.0] for n in STEPS]
             calls = [row.calls * n for row, n in zip(shown, STEPS, strict=True)]
-            axis.plot(calls, [r.decibels for r in shown], "o-", label=label, color=colours(i), alpha=0.85, ms=3.5)
-        axis.set(title=f"{title}, cfg 1", xlabel="model calls of the inversion", xscale="log")
+            style = {"color": colours(i), "marker": markers[i % len(markers)], "alpha": 0.85, "markersize": 5}
+            axis.plot(calls, [r.decibels for r in shown], label=label, **style)
+        axis.set(title=f"{title}, cfg 1", xlabel="model calls of the inversion")
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(CALLS, labels=map(str, CALLS))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("round trip without the record, PSNR (dB)")
-    axes[-1].legend(fontsize=6.5)
-    figure.tight_layout()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     figure.savefig(path, dpi=110)
 
 
