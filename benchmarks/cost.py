@@ -268,7 +268,7 @@ def memory(benches: dict[str, Bench], extent: Extent) -> list[str]:
         f"## Memory: peak above what was there before, {side} x {side} pixels, {extent.steps} steps",
         "",
         "MB of tensors, after a run of each to warm up. The record is the trajectory (steps + 1 states) with, for each "
-        "step, the two states that make the way back exact; it lies in main memory wherever the model is. "
+        "step, the point and the slope that make the way back exact; it lies in main memory wherever the model is. "
         f"Bar: up to {MEMORY_BAR} x KSampler + record.",
         "",
         *table(
@@ -279,7 +279,7 @@ def memory(benches: dict[str, Bench], extent: Extent) -> list[str]:
 
 
 def record_bytes(steps: int, values: int) -> int:
-    """Of a record's tensors in float32: trajectory, offsets, corrections, and a residual for each step.
+    """Of a record's tensors in float32: trajectory, points, slopes, and a residual for each step.
 
     Arguments:
         values: numbers in the latent, B x C x H x W.

@@ -18,18 +18,24 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 STEPS, GUIDANCE = (4, 8), (1.0, 3.0, 7.0)
 
 
-def methods(library: Any) -> dict[str, tuple[Any, int]]:
-    """Label -> method and backward passes per step."""
+def methods(library: Any) -> dict[str, Any]:
+    """Label -> method."""
     newton, fixed = library.GuidedNewton, library.FixedPoint
-    rows = {"DDIM": (library.DDIM(), 0), "extrapolated slope, 1 call": (fixed(1), 0)}
-    for gradient, backward in (("sign", 0), ("autograd", 2), ("min-norm", 2)):
+    rows = {"DDIM": library.DDIM(), "extrapolated slope, 1 call": fixed(1)}
+    for gradient in ("sign", "autograd", "min-norm"):
         for start in ("native", "extrapolated"):
-            rows[f"Newton, {gradient}, {start} start, 2"] = (newton(2, 0.1, gradient, start=start), backward)
+            rows[f"Newton, {gradient}, {start} start, 2"] = newton(2, 0.1, gradient, start=start)
     return rows | {
-        "Newton, min-norm, extrapolated start, 3": (newton(3, 0.1, "min-norm", start="extrapolated"), 3),
-        "extrapolated + Anderson, 2": (fixed(2, anderson=3), 0),
-        "extrapolated + Anderson, up to 8, to 1e-2": (fixed(8, 1e-2, anderson=3), 0),
+        "Newton, min-norm, extrapolated start, 3": newton(3, 0.1, "min-norm", start="extrapolated"),
+        "extrapolated + Anderson, 2": fixed(2, anderson=3),
+        "extrapolated + Anderson, up to 8, to 1e-2": fixed(8, 1e-2, anderson=3),
     }
+
+
+def backward(library: Any, method: Any) -> int:
+    """Passes per step: from the last iterate of a step none is taken."""
+    through = isinstance(method, library.GuidedNewton) and method.gradient != "sign"
+    return method.iterations - 1 if through else 0
 
 
 SETTINGS = [(n, cfg) for cfg in GUIDANCE for n in STEPS]
@@ -39,9 +45,10 @@ def rows(version: str) -> list[str]:
     """The lines of one model's table."""
     pack = inprocess.load_pack()
     problem, lines = solvers.demo_problem(pack, version), []
-    for label, (method, backward) in methods(pack.inversion).items():
+    for label, method in methods(pack.inversion).items():
         found = [problem(n, cfg, solvers.measure(pack.inversion, method)).decibels for n, cfg in SETTINGS]
-        lines.append(f"| {label} | {backward} a step | " + " | ".join(f"{value:.1f}" for value in found) + " |")
+        cells = [label, f"{backward(pack.inversion, method)} a step", *(f"{value:.1f}" for value in found)]
+        lines.append(f"| {' | '.join(cells)} |")
         print(version, lines[-1], flush=True)
     return lines
 

@@ -181,10 +181,10 @@ def _along(radius: Tensor, turned: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 def between(a: Inversion, b: Inversion, t: Sequence[float], path: Path = "spherical") -> Inversion:
     """A batch of frames between two inversions, to come down on with `sample(..., source=...)`. No model call.
 
-    The frames' noise is on the `path`. Offsets and corrections fade from those of `a` to those of `b`, so t 0 and 1 are
-    as exact as `a` and `b` are. No picture was inverted in between: there the source's estimates of the clean latent,
-    which edits compare with, are those of `a` and `b` faded into each other, and its states what the sampler makes of
-    these from the frame's noise.
+    The frames' noise is on the `path`. What the record adds to it fades from that of `a` to that of `b`, so t 0 and 1
+    are as exact as `a` and `b` are. No picture was inverted in between: there the source's estimates of the clean
+    latent, which edits compare with, are those of `a` and `b` faded into each other, and its states what the sampler
+    makes of these from the frame's noise.
 
     Arguments:
         a, b: inversions of one picture each, of one size, on one grid.
@@ -220,16 +220,19 @@ def between(a: Inversion, b: Inversion, t: Sequence[float], path: Path = "spheri
         noise = interpolate(a.noise, b.noise, t)[:, :, 0].transpose(0, 1)
         added = noise - torch.lerp(a.noise, b.noise, weight)
     # What the noise is apart from `a` and `b` faded: with their estimates, the sampler takes it down as if toward 0.
+    points, slopes = torch.lerp(a.points, b.points, weight), torch.lerp(a.slopes, b.slopes, weight)
     apart, trajectory[-1] = latent - trajectory[-1], latent
     for k, (upper, lower) in enumerate(pairwise(a.grid.levels)):
         slope = a.grid.slope(apart, torch.zeros_like(apart), upper)
+        points[-1 - k] += apart
+        slopes[-1 - k] += slope
         apart = a.grid.descend(apart, upper, lower, slope, None if added is None else added[k])
         trajectory[-2 - k] += apart
     return Inversion(
         a.grid,
         trajectory,
-        torch.lerp(a.offsets, b.offsets, weight),
-        torch.lerp(a.corrections, b.corrections, weight),
+        points,
+        slopes,
         torch.maximum(a.residuals, b.residuals),
         tuple(map(max, a.calls, b.calls)),
         method=a.method if a.method == b.method else f"{a.method} and {b.method}",

@@ -20,9 +20,9 @@ class Keep:
     the source's own next state plus what the edit has departed from it, M times. Nothing of this costs a model call:
     the source's states, and the slopes it took between them, are in its record.
 
-    - *Anchoring* takes the edit's slope where the inversion took its own, and adds what the inversion recorded that a
-      step along it misses, so that an unchanged prediction changes nothing (DirectEdit, arXiv 2605.02417, extended by
-      the correction; with plain inversions it is DirectInversion's exact source branch, arXiv 2310.01506).
+    - *Anchoring* takes the edit's slope where the inversion took its own, and descends from s as the inversion's slope
+      says, so that an unchanged prediction changes nothing, to the last bit (DirectEdit, arXiv 2605.02417, for steps
+      of any kind; with plain inversions it is DirectInversion's exact source branch, arXiv 2310.01506).
     - The *mask* is 1 where the picture may change. It is the caller's, or found while coming down, or both.
     - The *automatic mask* is where the edit's estimate of the clean latent differs from the source's: the root mean
       square over channels of D_edit - D_source, averaged over the steps so far with the newer ones counting more, as a
@@ -64,22 +64,26 @@ class Keep:
 
     def point(self, x: Tensor, k: int) -> Tensor:
         """Where to evaluate the model at the k-th step down, for the state `x`."""
-        strength = self._anchor(k)
-        return x + strength * self.source.offsets[self._step(k)].to(x) if strength else x
+        i, strength = self._step(k), self._anchor(k)
+        if not strength:
+            return x
+        state, point = (values[at].to(x) for values, at in ((self.source.trajectory, i + 1), (self.source.points, i)))
+        return torch.lerp(state, point, strength) + (x - state)
 
     def settle(self, x: Tensor, k: int, denoised: Tensor) -> Tensor:
         """The state after the k-th step down, given where the step went and the estimate it was made from."""
-        i = self._step(k)
-        strength = self._anchor(k)
+        i, strength = self._step(k), self._anchor(k)
+        state = self.source.trajectory[i].to(x)
         if strength:
-            x = x + strength * self.source.corrections[i].to(x)
+            landed = self.source.landed(i, x)
+            x = torch.lerp(landed, state, strength) + (x - landed)
         allowed = None if self.mask is None else self.mask.to(x)
         if self.background:
             self._compare(denoised, i)
             remaining = (1 - self.background) ** (QUARTERS / self.source.grid.steps)
             found = remaining + (1 - remaining) * self.automatic_mask().to(x)
             allowed = found if allowed is None else allowed * found
-        return x if allowed is None else torch.lerp(self.source.trajectory[i].to(x), x, allowed)
+        return x if allowed is None else torch.lerp(state, x, allowed)
 
     def automatic_mask(self) -> Tensor:
         """The mask found so far, (B, 1, ...), from 0 to 1; all 1 before the first step."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from .errors import InversionError
 from .schedule import Grid, Kind, Level
 
-FORMAT = 1
+FORMAT = 2
 # The worst residual up to which, on the demo models, the sampler alone always came back near the picture, and to
 # something like it. Above the latter anything happened.
 CLOSE, ROUGH = 3e-2, 3e-1
@@ -30,10 +30,10 @@ class Inversion:
     Arguments:
         grid: the levels, as the sampler that comes down gets them.
         trajectory: every state, clean first: (N + 1, B, C, ...).
-        offsets: where step i took its slope, relative to the state it arrived at: (N, B, C, ...).
-        corrections: what the sampler's step from state i + 1 along that slope misses state i by: (N, B, C, ...).
-            Together with `offsets` this makes the way back exact at no extra model call (the idea of DirectEdit,
-            arXiv 2605.02417, extended by the correction, which EasyInv's blend needs).
+        points: where step i took its slope, on the level of state i + 1: (N, B, C, ...).
+        slopes: the slope it took there: (N, B, C, ...). Together with `points` this makes the way back exact at no
+            extra model call (the idea of DirectEdit, arXiv 2605.02417, which keeps the points' distance from the
+            states; with the slopes it holds for steps that are more than the slope, such as EasyInv's blend).
         residuals: relative residual of each step's implicit equation at the point where the slope was taken, the worst
             of the batch: (N,). 0 at the exact inverse.
         calls: model calls of each step.
@@ -46,8 +46,8 @@ class Inversion:
 
     grid: Grid
     trajectory: Tensor
-    offsets: Tensor
-    corrections: Tensor
+    points: Tensor
+    slopes: Tensor
     residuals: Tensor
     calls: tuple[int, ...]
     method: str
@@ -68,15 +68,18 @@ class Inversion:
 
     def denoised(self, step: int) -> Tensor:
         """The source's estimate of the clean latent, (B, C, ...), at the point where `step` took its slope."""
+        return self.grid.denoised(self.points[step], self.slopes[step], self.grid.levels[-2 - step])
+
+    def landed(self, step: int, like: Tensor) -> Tensor:
+        """Where the sampler comes to from state `step` + 1 along the slope of `step`, (B, C, ...): near state `step`.
+
+        Computed on the device and in the dtype of `like`, with the operations of `sample`, so that a sampler that does
+        the same arrives at the same numbers to the last bit.
+        """
         upper, lower = self.grid.levels[-2 - step], self.grid.levels[-1 - step]
-        level, keep, added = self.grid.landing(upper, lower)
-        landed = self.trajectory[step] - self.corrections[step]
-        if self.noise is not None:
-            landed = (landed - added * self.noise[-1 - step]) / keep
-        arrived = self.trajectory[step + 1]
-        unit, time = self.grid.unit, self.grid.time
-        slope = (landed / unit(level) - arrived / unit(upper)) / (time(level) - time(upper))
-        return (arrived + self.offsets[step]) / unit(upper) - time(upper) * slope
+        noise = None if self.noise is None else self.noise[-1 - step].to(like)
+        state, slope = self.trajectory[step + 1].to(like), self.slopes[step].to(like)
+        return self.grid.descend(state, upper, lower, slope, noise)
 
     @property
     def verdict(self) -> str:
@@ -122,8 +125,8 @@ class Inversion:
             "ancestral": self.grid.ancestral,
             "levels": levels,
             "trajectory": self.trajectory,
-            "offsets": self.offsets,
-            "corrections": self.corrections,
+            "points": self.points,
+            "slopes": self.slopes,
             "residuals": self.residuals,
             "calls": list(self.calls),
             "method": self.method,
@@ -156,8 +159,8 @@ class Inversion:
                     tuple(Level(*level) for level in record["levels"]), record["kind"], bool(record["ancestral"])
                 ),
                 trajectory=record["trajectory"],
-                offsets=record["offsets"],
-                corrections=record["corrections"],
+                points=record["points"],
+                slopes=record["slopes"],
                 residuals=record["residuals"],
                 calls=tuple(int(calls) for calls in record["calls"]),
                 method=str(record["method"]),
@@ -252,19 +255,19 @@ def _some(names: list[str]) -> str:
 
 
 def record_memory(x: Tensor, steps: int, device: torch.device | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Empty trajectory, offsets and corrections for a state like `x`."""
+    """Empty trajectory, points and slopes for a state like `x`."""
     where = device or x.device
     shapes = [(steps + 1, *x.shape), (steps, *x.shape), (steps, *x.shape)]
-    trajectory, offsets, corrections = (torch.empty(shape, dtype=x.dtype, device=where) for shape in shapes)
-    return trajectory, offsets, corrections
+    trajectory, points, slopes = (torch.empty(shape, dtype=x.dtype, device=where) for shape in shapes)
+    return trajectory, points, slopes
 
 
 def _check_shapes(inversion: Inversion) -> None:
     steps, state = inversion.grid.steps, tuple(inversion.trajectory.shape[1:])
     expected = {
         "trajectory": (steps + 1, *state),
-        "offsets": (steps, *state),
-        "corrections": (steps, *state),
+        "points": (steps, *state),
+        "slopes": (steps, *state),
         "residuals": (steps,),
     }
     if inversion.grid.ancestral:

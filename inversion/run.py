@@ -40,7 +40,7 @@ def invert(
         DivergedError: the model gave NaN or infinity; says at which step.
     """
     x = clean = _state(x0, "The latent to invert")
-    trajectory, offsets, corrections = record_memory(x, grid.steps, store)
+    trajectory, points, slopes = record_memory(x, grid.steps, store)
     trajectory[0] = x
     fixed = _noise(noise, grid, x)
     residuals, calls, memory, partner = [], [], None, None
@@ -51,13 +51,12 @@ def invert(
         result = method.step(problem, memory)
         memory, partner = result.memory, result.partner
         trajectory[i + 1] = result.x
-        offsets[i] = result.point - result.x
-        corrections[i] = x - grid.descend(result.x, upper, lower, result.slope, added)
+        points[i], slopes[i] = result.point, result.slope
         residuals.append(result.residual.amax())
         calls.append(result.calls)
         x = result.x
         if callback is not None:
-            callback(i, grid.steps, x, result.point / grid.unit(upper) - grid.time(upper) * result.slope)
+            callback(i, grid.steps, x, grid.denoised(result.point, result.slope, upper))
     finite = torch.stack([state.isfinite().all() for state in trajectory])
     if not finite.all():
         i = int((~finite).nonzero()[0])
@@ -69,8 +68,8 @@ def invert(
     return Inversion(
         grid,
         trajectory,
-        offsets,
-        corrections,
+        points,
+        slopes,
         torch.stack(residuals).cpu(),
         tuple(calls),
         method=type(method).__name__,

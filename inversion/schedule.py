@@ -171,6 +171,10 @@ class Grid:
         """du/dt at `point`, given the denoiser's estimate there. `level` must be noisy."""
         return (point / self.unit(level) - denoised) / self.time(level)
 
+    def denoised(self, point: Tensor, slope: Tensor, level: Level) -> Tensor:
+        """The inverse of `slope`: the denoiser's estimate at `point`, given the slope there."""
+        return point / self.unit(level) - self.time(level) * slope
+
     def move(self, x: Tensor, start: Level, end: Level, slope: Tensor) -> Tensor:
         """The state `x` at level `start`, moved to level `end` along `slope`: an Euler (DDIM) step, up or down."""
         u = x / self.unit(start) + (self.time(end) - self.time(start)) * slope

@@ -10,7 +10,7 @@ import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, nn
 
-from ..inversion import Grid, GuidedNewton, InversionError
+from ..inversion import Denoiser, Grid, GuidedNewton, InversionError, Level
 from ..inversion.gradient import backward_memory, gradient_error
 from .host import HostDenoiser
 
@@ -24,8 +24,8 @@ PROBE_CALLS = 4
 @contextlib.contextmanager
 def prepared(
     method: GuidedNewton, automatic: bool, denoiser: HostDenoiser, x: Tensor, grid: Grid
-) -> Iterator[tuple[GuidedNewton, Tensor, str]]:
-    """The host ready for `method`: what to invert with, from where, and a sentence on the gradient.
+) -> Iterator[tuple[GuidedNewton, Denoiser, Tensor, str]]:
+    """The host ready for `method`: what to invert with, on what, from where, and a sentence on the gradient.
 
     Automatic: at cfg 1 the sign step, which does as well there as a gradient through the model, without its backward
     passes; guided, the minimum-norm step, which is the more robust one, where the host can differentiate the model.
@@ -38,29 +38,32 @@ def prepared(
         InversionError: the method wants a gradient that this model, as it is loaded, does not give.
     """
     sign = dataclasses.replace(method, gradient="sign")
+    if method.iterations == 1:
+        yield sign, denoiser, x, "Gradient: none, because with one iteration no step is taken from the first guess."
+        return
     if automatic and float(getattr(denoiser.guider, "cfg", 1.0)) == 1.0:
-        yield sign, x, "Gradient: the sign step (auto; at cfg 1 a gradient through the model gains nothing)."
+        yield sign, denoiser, x, "Gradient: the sign step (auto; at cfg 1 a gradient through the model gains nothing)."
         return
     if not automatic and method.gradient == "sign":
-        yield sign, x, "Gradient: the sign step."
+        yield sign, denoiser, x, "Gradient: the sign step."
         return
     wanted = dataclasses.replace(method, gradient="min-norm") if automatic else method
     with contextlib.ExitStack() as stack:
         reason = obstacle(denoiser)
         if reason is None:
-            stack.enter_context(recording(denoiser))
+            recorded = stack.enter_context(recording(denoiser))
             recordable = x.clone()  # not an inference tensor
-            reason, finding = _probed(denoiser, recordable, grid)
+            reason, finding = _probed(denoiser, recorded, recordable, grid)
             if reason is None:
                 why = " (auto)" if automatic else ""
-                yield wanted, recordable, f"Gradient: {wanted.gradient}{why}, through the model; {finding}."
+                yield wanted, recorded, recordable, f"Gradient: {wanted.gradient}{why}, through the model; {finding}."
                 return
     if not automatic:
         raise InversionError(
             f"Gradient '{wanted.gradient}' differentiates the model, which cannot be done here: {reason}. "
             "Use gradient 'auto' or 'sign', or Invert Image (Fixed Point), which need no gradient."
         )
-    yield sign, x, f"Gradient: the sign step (auto; the model cannot be differentiated here: {reason})."
+    yield sign, denoiser, x, f"Gradient: the sign step (auto; the model cannot be differentiated here: {reason})."
 
 
 def obstacle(denoiser: HostDenoiser) -> str | None:
@@ -85,29 +88,44 @@ def obstacle(denoiser: HostDenoiser) -> str | None:
 
 
 @contextlib.contextmanager
-def recording(denoiser: HostDenoiser) -> Iterator[None]:
-    """The host in the state in which its models can be differentiated, and as it was afterwards.
+def recording(denoiser: HostDenoiser) -> Iterator[Denoiser]:
+    """The denoiser with gradients: at a state that requires one, the host is in the state in which it gives it.
 
     It runs nodes in inference mode, where nothing is recorded and weights that were loaded are marked as never to be;
-    newer versions have a switch that their own training sets, without which fused kernels have no backward; some models
-    write into tensors that the backward pass needs; and not every attention the user may have chosen has a gradient.
+    and some models write into tensors that the backward pass needs. At other states it computes as it always does, so
+    that its estimate is, to the last bit, the one that it makes there on the way down.
+    """
+
+    def recorded(x: Tensor, level: Level) -> Tensor:
+        with _training(denoiser) if x.requires_grad else contextlib.nullcontext():
+            return denoiser(x, level)
+
+    with torch.inference_mode(False), torch.autograd.graph.allow_mutation_on_saved_tensors():
+        for patcher in _patchers(denoiser):
+            _unmark(patcher.model)
+        yield recorded
+
+
+@contextlib.contextmanager
+def _training(denoiser: HostDenoiser) -> Iterator[None]:
+    """The host computing only with what has a gradient, and as it was afterwards.
+
+    Newer versions have a switch that their own training sets, without which fused kernels have no backward; and not
+    every attention the user may have chosen has one.
     """
     management = comfy.model_management
     transformer = denoiser.options["model_options"].setdefault("transformer_options", {})
     training = getattr(management, "in_training", None)
-    with torch.inference_mode(False), torch.autograd.graph.allow_mutation_on_saved_tensors():
-        for patcher in _patchers(denoiser):
-            _unmark(patcher.model)
-        transformer.setdefault("optimized_attention_override", _differentiable_attention)
+    transformer.setdefault("optimized_attention_override", _differentiable_attention)
+    if training is not None:
+        management.in_training = True
+    try:
+        yield
+    finally:
         if training is not None:
-            management.in_training = True
-        try:
-            yield
-        finally:
-            if training is not None:
-                management.in_training = training
-            if transformer.get("optimized_attention_override") is _differentiable_attention:
-                del transformer["optimized_attention_override"]
+            management.in_training = training
+        if transformer.get("optimized_attention_override") is _differentiable_attention:
+            del transformer["optimized_attention_override"]
 
 
 def _differentiable_attention(chosen: Callable, *args: Any, **kwargs: Any) -> Tensor:
@@ -126,7 +144,7 @@ def _unmark(module: nn.Module) -> None:
                 part._buffers[name] = buffer.clone()
 
 
-def _probed(denoiser: HostDenoiser, x: Tensor, grid: Grid) -> tuple[str | None, str]:
+def _probed(denoiser: HostDenoiser, recorded: Denoiser, x: Tensor, grid: Grid) -> tuple[str | None, str]:
     """What speaks against the gradient at the first step, if anything, and else what was found."""
     lower, upper = grid.upward()[0]
     x = x * (grid.native(upper) / grid.native(lower))
@@ -134,8 +152,8 @@ def _probed(denoiser: HostDenoiser, x: Tensor, grid: Grid) -> tuple[str | None, 
     compute = model.manual_cast_dtype or model.get_dtype()
     tolerance, step = AGREEMENT if compute.itemsize >= 4 else AGREEMENT_IN_HALF_PRECISION
     try:
-        error = gradient_error(denoiser, x, upper, grid, step)
-        kept = backward_memory(denoiser, x, upper, model.parameters())
+        error = gradient_error(recorded, x, upper, grid, step)
+        kept = backward_memory(recorded, x, upper, model.parameters())
     except comfy.model_management.InterruptProcessingException:
         raise  # older hosts make it an Exception
     except comfy.model_management.OOM_EXCEPTION:

@@ -54,8 +54,9 @@ def settings() -> list[io.Input]:
             options=["auto", "sign", "autograd", "min-norm"],
             default="auto",
             tooltip="sign: the released code's step, without a gradient of the model. autograd: the paper's, and "
-            "min-norm: its shortest solution; both differentiate the model, with a backward pass per call and much "
-            "memory. auto: sign at cfg 1, where it does as well; else min-norm if the model can be differentiated.",
+            "min-norm: its shortest solution; both differentiate the model, with a backward pass for each iteration "
+            "but the last, and much memory. auto: sign at cfg 1, where it does as well; else min-norm if the model can "
+            "be differentiated.",
         ),
         advanced(
             io.Combo.Input(

@@ -12,7 +12,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..inversion import Callback, Grid, GuidedNewton, Inversion, Method, invert, psnr, sample
+from ..inversion import Callback, Denoiser, Grid, GuidedNewton, Inversion, Method, invert, psnr, sample
 from . import gradient, host, record
 from .schema import advanced, report_text, seed_input
 
@@ -133,18 +133,20 @@ class Plan:
 
     def climb(self, denoiser: host.HostDenoiser, x: Tensor, grid: Grid, callback: Callback) -> tuple[Inversion, str]:
         """The inversion, and a sentence on what was chosen on the way ("" where nothing was)."""
-        with self._ready(denoiser, x, grid) as (method, start, remark):
+        with self._ready(denoiser, x, grid) as (method, model, start, remark):
             noise = host.fixed_noise(denoiser, start, grid)
-            found = invert(denoiser, start, grid, method, callback=callback, noise=noise, store=torch.device("cpu"))
+            found = invert(model, start, grid, method, callback=callback, noise=noise, store=torch.device("cpu"))
         return found, remark
 
     @contextlib.contextmanager
-    def _ready(self, denoiser: host.HostDenoiser, x: Tensor, grid: Grid) -> Iterator[tuple[Method, Tensor, str]]:
+    def _ready(
+        self, denoiser: host.HostDenoiser, x: Tensor, grid: Grid
+    ) -> Iterator[tuple[Method, Denoiser, Tensor, str]]:
         if isinstance(self.method, GuidedNewton):
             with gradient.prepared(self.method, self.choose_gradient, denoiser, x, grid) as ready:
                 yield ready
         else:
-            yield self.method, x, ""
+            yield self.method, denoiser, x, ""
 
 
 def inverting_sampler(plan: Plan) -> host.WalkSampler:

@@ -35,20 +35,18 @@ class SharedAttention:
     def __init__(self, denoiser: HostDenoiser, source: Inversion, steps: float, layers: float) -> None:
         self.denoiser, self.source, self.layers = denoiser, source, layers
         count = round(steps * source.grid.steps)
-        points = zip(source.grid.levels, source.trajectory.flip(0), [*source.offsets.flip(0), None], strict=True)
-        self.points = {level: (state, offset) for level, state, offset in list(points)[:count]}
+        self.points = dict(zip(source.grid.levels[:count], source.points.flip(0), strict=False))
         self.seen = self.total = self.evaluations = 0
 
     def __call__(self, x: Tensor, level: Level) -> Tensor:
         if level not in self.points:
             return self.denoiser(x, level)
-        state, offset = self.points[level]
         options = self.denoiser.options["model_options"].setdefault("transformer_options", {})
         before = options.get(OVERRIDE)
         self.seen, self.evaluations = 0, self.evaluations + 1
         options[OVERRIDE] = self._attention(before)
         try:
-            both = self.denoiser(torch.cat([(state + offset).to(x), x]), level)
+            both = self.denoiser(torch.cat([self.points[level].to(x), x]), level)
         finally:
             if before is None:
                 del options[OVERRIDE]

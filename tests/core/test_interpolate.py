@@ -258,7 +258,7 @@ def test_both_ends_of_the_frames_are_exact(kind: str, ancestral: bool, path: Pat
         back = sample(denoiser, frames.latent, frames.grid, source=frames)
         assert back.isfinite().all()
         torch.testing.assert_close(back[i], inversion.trajectory[0, 0], rtol=1e-9, atol=1e-9)
-        for name in ("trajectory", "offsets", "corrections", *["noise"] * ancestral):
+        for name in ("trajectory", "points", "slopes", *["noise"] * ancestral):
             assert torch.equal(getattr(frames, name)[:, i], getattr(inversion, name)[:, 0]), name
     expected = interpolate(a.latent, b.latent, 0.25, path, noise_scale(a.grid.levels[0]))
     assert torch.equal(frames.latent[1:2], expected)

@@ -789,6 +789,17 @@ def test_half_precision(eps: Bench, name: str) -> None:
     assert 0 < relative(inverted, up(eps)["samples"]) < 0.05
 
 
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+@pytest.mark.parametrize("method", ["EasyInv", "FixedPoint", "GuidedNR"])
+def test_half_precision_costs_the_record_nothing(flow: Bench, method: str, cfg: float) -> None:
+    """Both ways evaluate at the same states to the last bit, so the network's rounding is the same too."""
+    model = nodes_model_advanced.ModelComputeDtype().patch(flow.model, "bf16")[0]
+    inputs = {"model": model, "cfg": cfg, "negative": flow.negative}
+    latent = flow.invert(method, steps=10, **inputs)[0]
+    back, _ = flow.edit(latent=latent, **inputs)
+    assert relative(back["samples"], flow.latent["samples"]) <= 1e-7  # the scale of the model's latents and back
+
+
 def test_compute_dtype_node(eps: Bench) -> None:
     model = nodes_model_advanced.ModelComputeDtype().patch(eps.model, "bf16")[0]
     inverted, error = both_ways(eps, model=model)

@@ -114,7 +114,7 @@ def test_a_file_that_changes_leaves_what_was_loaded_alone(flow: Bench) -> None:
     with path_of(file).open("r+b") as open_file:
         open_file.write(b"\0" * len(content))
     assert torch.equal(loaded["samples"], latent["samples"])
-    assert torch.equal(loaded["inversion"]["offsets"], latent["inversion"]["offsets"])
+    assert torch.equal(loaded["inversion"]["points"], latent["inversion"]["points"])
 
 
 def test_the_library_reads_the_same_file(flow: Bench) -> None:
@@ -220,9 +220,9 @@ def test_other_files_are_refused_and_the_message_says_what_they_are(flow: Bench,
         ({"latent.samples": tensors["latent.samples"].to(torch.float8_e4m3fn)}, {}, r"samples are torch\.float8"),
         ({"latent.samples": tensors["latent.samples"][:, :4].clone()}, {}, "no longer what was inverted"),
         ({"trajectory": tensors["trajectory"].to(torch.int32)}, {}, r"trajectory is torch\.int32"),
-        ({"offsets": tensors["offsets"].to(torch.float8_e5m2)}, {}, r"offsets is torch\.float8"),
-        ({"corrections": tensors["corrections"][1:].clone()}, {}, "corrections is .* of shape"),
-        ({}, {"format": 2}, "format 2"),
+        ({"points": tensors["points"].to(torch.float8_e5m2)}, {}, r"points is torch\.float8"),
+        ({"slopes": tensors["slopes"][1:].clone()}, {}, "slopes is .* of shape"),
+        ({}, {"format": 1}, "format 1"),
         ({}, {"kind": "other"}, "kind is 'other'"),
         ({}, {"levels": [[1.0, 2.0, None]]}, "at least two"),
         ({}, {"kind": "ve"}, "damaged"),  # whose levels are all on the scale of the clean latent, never 0

@@ -62,11 +62,11 @@ def test_a_gradient_agrees_with_central_differences(pack, architecture: str) -> 
 
     def walk(denoiser: Any, x: Tensor, grid: Any, callback: Any) -> Tensor:
         lower, upper = grid.upward()[1]
-        with pack.nodes.gradient.recording(denoiser):
+        with pack.nodes.gradient.recording(denoiser) as recorded:
             start = x.clone()
 
             def residual(y: Tensor) -> Tensor:
-                slope = grid.slope(y, denoiser(y, upper), upper)
+                slope = grid.slope(y, recorded(y, upper), upper)
                 return (grid.move(start, lower, upper, slope) - y).double().square().sum()
 
             with torch.enable_grad():

@@ -148,7 +148,7 @@ def test_inputs_stay_as_they_are(sd: Pair) -> None:
 def test_memory_grows_with_the_frames_and_no_faster(sd: Pair) -> None:
     def size(frames: int) -> int:
         record = sd.frames(frames=frames)[0]["inversion"]
-        per_frame = [name for name in ("trajectory", "offsets", "corrections") if name in record]
+        per_frame = [name for name in ("trajectory", "points", "slopes") if name in record]
         return sum(record[name].untyped_storage().nbytes() for name in per_frame)
 
     one = 4 * (3 * STEPS + 1) * sd.bench.latent["samples"].numel()
