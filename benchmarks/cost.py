@@ -154,6 +154,18 @@ def pairs(bench: Bench, count: int, steps: int, cfg: float = 1.0) -> list[tuple[
     return found
 
 
+def together(
+    found: list[tuple[Spent, Spent]], typical: Callable[[Iterable[float]], float]
+) -> tuple[float, float, float]:
+    """Seconds of the network, and beside it of each side.
+
+    Of the same network evaluations the time is one, whoever asks for them: only what is done beside differs. The ratio
+    of whole runs says the same with the network's own scatter on top, which is larger than the difference.
+    """
+    ours, theirs = (typical([side.beside for side in sides]) for sides in zip(*found, strict=True))
+    return typical([side.network for pair in found for side in pair]), ours, theirs
+
+
 def met(ok: bool) -> str:
     return "yes" if ok else "**no**"
 
@@ -170,16 +182,11 @@ def table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> list[str]:
 
 
 def overhead(benches: dict[str, Bench], extent: Extent) -> list[str]:
-    """Of the same network evaluations the time is one, whoever asks for them; so only what is done beside counts.
-
-    The ratio of whole runs says the same with the network's own scatter on top, which is larger than the difference.
-    """
     lines = []
     for version, bench in benches.items():
         for cfg in (1.0, 3.0):
             found = pairs(bench, extent.pairs, extent.steps, cfg)
-            network = statistics.median(side.network for pair in found for side in pair)
-            ours, theirs = (statistics.median(side.beside for side in sides) for sides in zip(*found, strict=True))
+            network, ours, theirs = together(found, statistics.median)
             ratio = (network + ours) / (network + theirs)
             whole = sorted(inversion.seconds / sampler.seconds for inversion, sampler in found)
             out = max(0, int((len(whole) - 1.96 * math.sqrt(len(whole))) / 2))  # of the binomial order statistics
@@ -217,8 +224,8 @@ def growth(pack: Any, bench: Bench, extent: Extent) -> list[str]:
         times = []
         for n in grown:
             size, taken = sizes[what](n)
-            found = pairs(size, extent.repeats, taken)
-            times.append([min(side.seconds for side in sides) for sides in zip(*found, strict=True)])
+            network, ours, theirs = together(pairs(size, extent.repeats, taken), min)
+            times.append([network + ours, network + theirs])
         logs = [[math.log(t) for t in side] for side in zip(*times, strict=True)]
         slopes = [statistics.linear_regression([math.log(n) for n in grown], side).slope for side in logs]
         ratios = ", ".join(f"{inversion / sampler:.2f}" for inversion, sampler in times)
@@ -226,8 +233,9 @@ def growth(pack: Any, bench: Bench, extent: Extent) -> list[str]:
     return [
         "## Growth",
         "",
-        "Exponent p of time ~ size^p at cfg 1: 1 is proportional. The two columns should agree; what an inversion adds "
-        "and the sampler does not would show as a ratio that rises with the size. Pixels are times those of "
+        f"Exponent p of time ~ size^p at cfg 1, the shortest of {extent.repeats} runs: 1 is proportional. The two "
+        "columns should agree; what an inversion adds and the sampler does not would show as a ratio that rises with "
+        "the size. Pixels are times those of "
         f"{PIXELS} x {PIXELS}; {steps} steps where the steps do not grow. Frames: latent frames of 32 x 32 in a Wan "
         "2.1 of random weights, whose attention is over all of them.",
         "",
