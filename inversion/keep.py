@@ -70,8 +70,8 @@ class Keep:
         state, point = (values[at].to(x) for values, at in ((self.source.trajectory, i + 1), (self.source.points, i)))
         return torch.lerp(state, point, strength) + (x - state)
 
-    def settle(self, x: Tensor, k: int, denoised: Tensor) -> Tensor:
-        """The state after the k-th step down, given where the step went and the estimate it was made from."""
+    def settle(self, x: Tensor, k: int, point: Tensor, slope: Tensor) -> Tensor:
+        """The state after the k-th step down, given where the step went, and the point and the slope it went by."""
         i, strength = self._step(k), self._anchor(k)
         state = self.source.trajectory[i].to(x)
         if strength:
@@ -79,7 +79,7 @@ class Keep:
             x = torch.lerp(landed, state, strength) + (x - landed)
         allowed = None if self.mask is None else self.mask.to(x)
         if self.background:
-            self._compare(denoised, i)
+            self._compare(point, slope, i)
             remaining = (1 - self.background) ** (QUARTERS / self.source.grid.steps)
             found = remaining + (1 - remaining) * self.automatic_mask().to(x)
             allowed = found if allowed is None else allowed * found
@@ -97,8 +97,11 @@ class Keep:
         soft = ((share - self.threshold / 2) / self.threshold).clamp(0, 1)  # half at the threshold
         return _pool(soft, window, "max", space) if self.dilation else soft
 
-    def _compare(self, denoised: Tensor, i: int) -> None:
-        difference = (denoised - self.source.denoised(i).to(denoised)).square().mean(1, keepdim=True).sqrt()
+    def _compare(self, point: Tensor, slope: Tensor, i: int) -> None:
+        source, level = self.source, self.source.grid.levels[-2 - i]
+        # D_edit - D_source: the estimate is linear in both, and where nothing departs this is 0, not rounding.
+        apart = source.grid.denoised(point - source.points[i].to(point), slope - source.slopes[i].to(slope), level)
+        difference = apart.square().mean(1, keepdim=True).sqrt()
         self.difference = difference if self.difference is None else difference.lerp(self.difference, MEMORY)
 
     def _step(self, k: int) -> int:

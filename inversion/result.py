@@ -66,10 +66,6 @@ class Inversion:
         """Whether every step met the tolerance that was asked for; None where none was."""
         return bool((self.residuals <= self.tolerance).all()) if self.tolerance > 0 else None
 
-    def denoised(self, step: int) -> Tensor:
-        """The source's estimate of the clean latent, (B, C, ...), at the point where `step` took its slope."""
-        return self.grid.denoised(self.points[step], self.slopes[step], self.grid.levels[-2 - step])
-
     def landed(self, step: int, like: Tensor) -> Tensor:
         """Where the sampler comes to from state `step` + 1 along the slope of `step`, (B, C, ...): near state `step`.
 

@@ -120,9 +120,10 @@ def sample(
         point = x if keep is None else keep.point(x, k)
         denoised = denoiser(point, upper)
         added = None if fixed is None else fixed[k].to(x)
-        x = grid.descend(x, upper, lower, grid.slope(point, denoised, upper), added)
+        slope = grid.slope(point, denoised, upper)
+        x = grid.descend(x, upper, lower, slope, added)
         if keep is not None:
-            x = keep.settle(x, k, denoised)
+            x = keep.settle(x, k, point, slope)
         if callback is not None:
             callback(k, grid.steps, x, denoised)
     return x

@@ -19,33 +19,23 @@ def half(x: Tensor, level: Level) -> Tensor:
     return wanted
 
 
-@pytest.mark.parametrize("kind", KINDS)
+CASES = [(kind, False) for kind in KINDS] + [("ve", True), ("flow", True)]
+
+
+@pytest.mark.parametrize(("kind", "ancestral"), CASES)
 @pytest.mark.parametrize("method", [DDIM(), EasyInv(0.5, 0.1, 0.8)])
-def test_the_sources_estimate_can_be_read_back_from_the_record(kind, method) -> None:
-    seen = {}
-
-    def denoiser(x: Tensor, level: Level) -> Tensor:
-        seen[level] = Mixture()(x, level)
-        return seen[level]
-
-    inversion = invert(denoiser, x0(2, 3, 4, 4), grid(kind, 7), method)
-    for i in range(7):
-        torch.testing.assert_close(inversion.denoised(i), seen[inversion.grid.levels[-2 - i]], rtol=1e-7, atol=1e-7)
-
-
-@pytest.mark.parametrize("kind", ["ve", "flow"])
-def test_also_with_ancestral_noise(kind) -> None:
-    levels = Grid(grid(kind, 5, 0.9).levels, kind, ancestral=True)
-    noise = [x0(1, 3, 4, 4) for _ in range(5)]
-    seen = {}
-
-    def denoiser(x: Tensor, level: Level) -> Tensor:
-        seen[level] = Mixture()(x, level)
-        return seen[level]
-
-    inversion = invert(denoiser, x0(1, 3, 4, 4), levels, DDIM(), noise=noise)
-    for i in range(5):
-        torch.testing.assert_close(inversion.denoised(i), seen[levels.levels[-2 - i]], rtol=1e-7, atol=1e-7)
+@pytest.mark.parametrize("shift", [0.0, 0.1])
+def test_the_mask_compares_with_the_sources_own_estimates(kind, ancestral, method, shift) -> None:
+    """Which are not in the record as such. Where the edit's are the same, nothing may change."""
+    levels = Grid(grid(kind, 6, 0.9).levels, kind, ancestral)
+    noise = [x0(2, 3, 4, 4)] * 6 if ancestral else None
+    inversion = invert(Mixture(), x0(2, 3, 4, 4), levels, method, noise=noise)
+    for k, level in enumerate(levels.levels[:-1]):
+        keep, point = Keep(inversion, background=0.5), inversion.points[5 - k]
+        slope = levels.slope(point, Mixture()(point, level) + shift, level)
+        keep.settle(inversion.trajectory[5 - k], k, point, slope)
+        torch.testing.assert_close(keep.difference, torch.full((2, 1, 4, 4), shift).double(), rtol=1e-7, atol=0)
+        assert keep.automatic_mask().unique().tolist() == [1.0 if shift else 0.0]
 
 
 def test_without_any_of_it_it_is_the_plain_sampler() -> None:
@@ -57,10 +47,11 @@ def test_without_any_of_it_it_is_the_plain_sampler() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_prompt_is_exact_whatever_the_automatic_mask(kind) -> None:
+def test_the_same_prompt_is_exact_and_its_automatic_mask_empty(kind) -> None:
     inversion = invert(Gaussian(), x0(2, 2, 8, 16), grid(kind, 6), EasyInv(0.5, 0.1, 0.8))
-    back = sample(Gaussian(), inversion.latent, inversion.grid, source=Keep(inversion, background=0.7))
-    assert torch.equal(back, x0(2, 2, 8, 16))
+    keep = Keep(inversion, background=0.7)
+    assert torch.equal(sample(Gaussian(), inversion.latent, inversion.grid, source=keep), x0(2, 2, 8, 16))
+    assert not keep.automatic_mask().any()
 
 
 @pytest.mark.parametrize("kind", KINDS)

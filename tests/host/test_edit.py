@@ -52,8 +52,10 @@ def recolour(bench: Bench) -> Any:
 
 @pytest.mark.parametrize("preserve", [0.5, 0.8, 1.0])
 def test_the_same_prompt_is_exact(bench: Bench, inverted: dict, preserve: float) -> None:
-    back, report = bench.edit(latent=inverted, preserve=preserve)
-    assert relative(back["samples"], bench.latent["samples"]) <= 1e-5
+    back, report, mask = bench.edit_with_mask(latent=inverted, preserve=preserve)
+    assert relative(back["samples"], bench.latent["samples"]) <= 1e-7
+    assert not mask.any()  # nothing departs, so nothing may change
+    assert "The automatic mask lets 0% of the picture change" in report
     assert "8 model calls" in report
     assert f"Preserve {preserve:g}" in report
 
