@@ -67,7 +67,7 @@ class Keep:
         i, strength = self._step(k), self._anchor(k)
         if not strength:
             return x
-        state, point = (values[at].to(x) for values, at in ((self.source.trajectory, i + 1), (self.source.points, i)))
+        state, point = self.source.trajectory[i + 1].to(x), self.source.points[i].to(x)
         return torch.lerp(state, point, strength) + (x - state)
 
     def settle(self, x: Tensor, k: int, point: Tensor, slope: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ class GuidedNewton:
             last = calls == self.iterations
             if self.gradient == "sign":
                 slope, image, objective, delta = self._sign(problem, point)
-            elif last:
+            elif last:  # no step follows from here, so no gradient is needed
                 slope, image, objective = self._evaluate(problem, point)
             else:
                 slope, image, objective, delta = self._newton(problem, point)
