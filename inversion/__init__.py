@@ -9,21 +9,22 @@
 Pure PyTorch; knows no host. A denoiser is any callable (x, level) -> estimate of x0.
 """
 
+from .edit import Departure, Keep
 from .errors import DivergedError, InversionError
 from .flow_edit import flow_edit
-from .interpolate import between, centroid, interpolate, seeds
-from .keep import Keep
+from .levels import Grid, Level
+from .loops import invert, sample
 from .methods import DDIM, EasyInv, FixedPoint, GuidedNewton, Rex
 from .metrics import psnr
-from .result import Inversion
-from .run import invert, sample
-from .schedule import Grid, Level
-from .step import Callback, Denoiser, ImplicitStep, Method, StepResult
+from .paths import between, centroid, interpolate, seeds
+from .problem import Callback, Denoiser, ImplicitStep, Method, StepResult
+from .record import Inversion
 
 __all__ = [
     "DDIM",
     "Callback",
     "Denoiser",
+    "Departure",
     "DivergedError",
     "EasyInv",
     "FixedPoint",

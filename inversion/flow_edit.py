@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from .errors import InversionError
-from .schedule import Grid
-from .step import Callback, Denoiser
+from .levels import Grid
+from .problem import Callback, Denoiser
 
 
 @torch.no_grad()

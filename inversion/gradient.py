@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from .errors import InversionError
-from .schedule import Grid, Level
-from .step import Denoiser
+from .levels import Grid, Level
+from .problem import Denoiser
 
 
 def differentiable(denoised: Tensor) -> Tensor:

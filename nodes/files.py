@@ -13,7 +13,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..inversion import InversionError
-from ..inversion.result import read_record, write_record
+from ..inversion.record import read_record, write_record
 from . import record
 from .invert import OUTPUTS
 from .schema import CATEGORY, report_text, schema

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..inversion import Callback, Grid, InversionError, Level
-from ..inversion.schedule import Kind
+from ..inversion.levels import Kind
 from .hooks import HookSchedules
 
 

@@ -9,7 +9,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..inversion import Inversion, InversionError, between
-from ..inversion.interpolate import PATHS, Path, likeness, noise_scale
+from ..inversion.noise import likeness, noise_scale
+from ..inversion.paths import PATHS, Path
 from . import host, record
 from .schema import CATEGORY, report_text, schema
 

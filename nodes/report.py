@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..inversion import Callback, Grid, InversionError, psnr, sample
-from ..inversion.result import CLOSE, ROUGH
+from ..inversion.record import CLOSE, ROUGH
 from . import host, record
 from .invert import check_verdict
 from .schema import CATEGORY, report_text, schema

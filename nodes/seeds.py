@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..inversion import Grid, InversionError, seeds
-from ..inversion.interpolate import likeness, noise_scale
+from ..inversion.noise import likeness, noise_scale
 from . import host, record
 from .schema import CATEGORY, report_text, schema, seed_input
 

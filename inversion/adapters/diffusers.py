@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InversionError
-from ..schedule import Grid, Kind, Level
+from ..levels import Grid, Kind, Level
 
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 """What a network returns: the noise n, the velocity alpha n - sigma x0 of the variance-preserving state, x0, n - x0."""

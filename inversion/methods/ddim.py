@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..metrics import relative_difference
-from ..step import ImplicitStep, StepResult
+from ..problem import ImplicitStep, StepResult
 
 
 @dataclass(frozen=True)

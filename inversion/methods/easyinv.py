@@ -6,8 +6,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ..errors import InversionError
-from ..schedule import Grid, Level
-from ..step import ImplicitStep, Method, StepResult
+from ..levels import Grid, Level
+from ..problem import ImplicitStep, Method, StepResult
 from .ddim import DDIM
 
 

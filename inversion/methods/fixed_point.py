@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import InversionError
 from ..metrics import relative_difference
-from ..step import ImplicitStep, StepResult, per_item
+from ..problem import ImplicitStep, StepResult, per_item
 
 
 @dataclass(frozen=True)

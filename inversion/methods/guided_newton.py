@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ..errors import InversionError
 from ..gradient import differentiable
+from ..levels import Grid
 from ..metrics import relative_difference
-from ..schedule import Grid
-from ..step import ImplicitStep, StepResult, per_item
+from ..problem import ImplicitStep, StepResult, per_item
 from .fixed_point import predicted
 
 STABILISER = 1e-2  # eta of the paper's Newton step; its value is given in neither paper nor code

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InversionError
+from ..levels import Grid, Level
 from ..metrics import relative_difference
-from ..schedule import Grid, Level
-from ..step import Denoiser, ImplicitStep, StepResult
+from ..problem import Denoiser, ImplicitStep, StepResult
 
 
 @dataclass(frozen=True)

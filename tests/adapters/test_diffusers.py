@@ -249,9 +249,9 @@ class Inverted:
         self.denoiser = adapter.denoiser(self.pipe, "a red heart")
         self.inversion = invert(self.denoiser, self.x0, self.grid, FixedPoint(40, tolerance=1e-6, anderson=3))
 
-    def edit(self, source: Inversion | Keep) -> Tensor:
+    def edit(self, source: Inversion, keep: Keep | None = None) -> Tensor:
         denoiser = adapter.denoiser(self.pipe, "a green heart", guidance=3)
-        return sample(denoiser, self.inversion.latent, self.grid, source=source)
+        return sample(denoiser, self.inversion.latent, self.grid, source=source, keep=keep)
 
 
 @pytest.fixture(scope="module", params=PIPELINES)
@@ -283,7 +283,7 @@ def test_a_mask_keeps_the_rest(inverted: Inverted) -> None:
     """In Flux too, because its state is not packed."""
     mask = torch.zeros(1, 1, 8, 12)
     mask[..., 5:] = 1
-    edited = inverted.edit(Keep(inverted.inversion, mask=mask))
+    edited = inverted.edit(inverted.inversion, Keep(mask=mask))
     assert torch.equal(edited[..., :5], inverted.x0[..., :5])
     assert relative(edited[..., 5:], inverted.x0[..., 5:]) > 1e-2
 

@@ -23,7 +23,8 @@ from inversion import (
     sample,
     seeds,
 )
-from inversion.interpolate import PATHS, Path, cost, likeness, noise_scale, shell
+from inversion.noise import likeness, noise_scale
+from inversion.paths import PATHS, Path, cost, shell
 
 TURNING = [path for path in PATHS if path != "linear"]
 

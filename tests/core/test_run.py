@@ -90,7 +90,7 @@ def test_a_mask_keeps_the_source_exactly(kind) -> None:
     mask = torch.zeros(1, 1, 6, 6, dtype=x0.dtype)
     mask[..., :3] = 1
     other = Gaussian(mean=2.0)
-    edited = sample(other, inversion.latent, inversion.grid, source=Keep(inversion, mask=mask))
+    edited = sample(other, inversion.latent, inversion.grid, source=inversion, keep=Keep(mask=mask))
     assert torch.equal(edited[..., 3:], x0[..., 3:])
     assert (edited[..., :3] - x0[..., :3]).abs().mean() > 0.5
 

@@ -11,7 +11,7 @@ from test_reference import REFERENCE, TOLERANCE, ve_denoiser
 
 from inversion import DDIM, FixedPoint, Grid, GuidedNewton, InversionError, Level, Rex, invert, sample
 from inversion.methods.guided_newton import STABILISER, forward_prior
-from inversion.step import ImplicitStep
+from inversion.problem import ImplicitStep
 
 PATIENT = [FixedPoint(400, 1e-14), FixedPoint(400, 1e-14, anderson=3), FixedPoint(400, 1e-14, warm_start="last")]
 ALL = [

@@ -162,7 +162,7 @@ def test_more_beside_the_tensors_than_can_be_read_back_is_not_written(
     flow: Bench, folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     latent, _, _, _ = flow.invert(steps=2)
-    monkeypatch.setattr(flow.pack.inversion.result, "LARGEST_HEADER", 20_000)
+    monkeypatch.setattr(flow.pack.inversion.record, "LARGEST_HEADER", 20_000)
     hidden = SimpleNamespace(prompt={"1": "x" * 20_000}, extra_pnginfo=None)
     monkeypatch.setattr(flow.pack.nodes.files.SaveInversion, "hidden", hidden, raising=False)
     with pytest.raises(flow.pack.inversion.InversionError, match="Leave out some of prompt"):

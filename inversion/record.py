@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import InversionError
-from .schedule import Grid, Kind, Level
+from .levels import Grid, Kind, Level
 
 FORMAT = 2
 # The worst residual up to which, on the demo models, the sampler alone always came back near the picture, and to
@@ -66,16 +66,16 @@ class Inversion:
         """Whether every step met the tolerance that was asked for; None where none was."""
         return bool((self.residuals <= self.tolerance).all()) if self.tolerance > 0 else None
 
-    def landed(self, step: int, like: Tensor) -> Tensor:
-        """Where the sampler comes to from state `step` + 1 along the slope of `step`, (B, C, ...): near state `step`.
+    def secant(self, step: int, like: Tensor) -> Tensor:
+        """The slope along which Euler's method goes exactly from state `step` + 1 to state `step`, (B, C, ...).
 
-        Computed on the device and in the dtype of `like`, with the operations of `sample`, so that a sampler that does
-        the same arrives at the same numbers to the last bit.
+        That of `slopes`, unless the step was more than its slope. On the device and in the dtype of `like`.
         """
-        upper, lower = self.grid.levels[-2 - step], self.grid.levels[-1 - step]
+        grid, upper, lower = self.grid, self.grid.levels[-2 - step], self.grid.levels[-1 - step]
         noise = None if self.noise is None else self.noise[-1 - step].to(like)
-        state, slope = self.trajectory[step + 1].to(like), self.slopes[step].to(like)
-        return self.grid.descend(state, upper, lower, slope, noise)
+        state, level = grid.without_noise(self.trajectory[step].to(like), upper, lower, noise)
+        rise = self.trajectory[step + 1].to(like) / grid.unit(upper) - state / grid.unit(level)
+        return rise / (grid.time(upper) - grid.time(level))
 
     @property
     def verdict(self) -> str:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from .errors import InversionError
@@ -147,6 +148,11 @@ class Grid:
     def steps(self) -> int:
         return len(self.levels) - 1
 
+    @property
+    def sigmas(self) -> Tensor:
+        """The levels' sigmas as samplers get them: descending, float32, (N + 1,)."""
+        return torch.tensor([level.sigma for level in self.levels])
+
     def upward(self) -> list[tuple[Level, Level]]:
         """(cleaner, noisier) for each step of an inversion, clean end first."""
         rising = self.levels[::-1]
@@ -200,8 +206,8 @@ class Grid:
     def descend(self, x: Tensor, upper: Level, lower: Level, slope: Tensor, noise: Tensor | None) -> Tensor:
         """The sampler's whole step from `upper` to `lower` along `slope`; `noise` is what an ancestral step adds."""
         level, keep, added = self.landing(upper, lower)
-        x = self.move(x, upper, level, slope)
-        return x if noise is None else keep * x + added * noise
+        x = keep * self.move(x, upper, level, slope)
+        return x if noise is None else x + added * noise
 
     def without_noise(self, x: Tensor, upper: Level, lower: Level, noise: Tensor | None) -> tuple[Tensor, Level]:
         """Undo the noise of `descend`: the state that the deterministic part landed on, and its level."""

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from .errors import InversionError
-from .schedule import Grid, Level
+from .levels import Grid, Level
 
 
 class Denoiser(Protocol):

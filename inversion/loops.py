@@ -6,11 +6,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from .edit import Departure, Keep
 from .errors import DivergedError, InversionError
-from .keep import Keep
-from .result import Inversion, record_memory
-from .schedule import Grid
-from .step import Callback, Denoiser, ImplicitStep, Method
+from .levels import Grid, Level
+from .problem import Callback, Denoiser, ImplicitStep, Method
+from .record import Inversion, record_memory
 
 
 @torch.no_grad()
@@ -55,16 +55,10 @@ def invert(
         residuals.append(result.residual.amax())
         calls.append(result.calls)
         x = result.x
+        if not x.isfinite().all():
+            raise _diverged("The inversion", i, grid, upper)
         if callback is not None:
             callback(i, grid.steps, x, grid.denoised(result.point, result.slope, upper))
-    finite = torch.stack([state.isfinite().all() for state in trajectory])
-    if not finite.all():
-        i = int((~finite).nonzero()[0])
-        sigma = grid.levels[-1 - i].sigma
-        raise DivergedError(
-            f"The inversion gave values that are not finite at step {i} of {grid.steps} (sigma {sigma:g}). "
-            "Lower cfg, use more steps, or run the model in a higher precision."
-        )
     return Inversion(
         grid,
         trajectory,
@@ -88,7 +82,8 @@ def sample(
     *,
     callback: Callback | None = None,
     noise: Sequence[Tensor] | Tensor | None = None,
-    source: Inversion | Keep | None = None,
+    source: Inversion | None = None,
+    keep: Keep | None = None,
 ) -> Tensor:
     """The deterministic Euler (DDIM) sampler that `invert` inverts.
 
@@ -97,36 +92,46 @@ def sample(
         x: the state (B, C, ...) at the grid's first level.
         grid: the levels, noisiest first.
         callback: called after each step.
-        noise: for ancestral grids: the fixed noise of each step, in sampling order; default the source's.
-        source: an inversion on the same grid, to come down on: its own denoiser then returns its clean latent to
-            rounding, at no extra model call, and another denoiser departs from it where its predictions differ. A
-            `Keep` says how much of it to keep, and where.
+        noise: for ancestral grids: the fixed noise of each step, in sampling order; with a source it is the source's.
+        source: an inversion on the same grid. Its own denoiser then returns its clean latent exactly, at no extra model
+            call, and another denoiser departs from it where its predictions differ (see `edit`).
+        keep: how much of the source to keep, and where; default `Keep()`.
 
     Returns:
         The state at the grid's last level, (B, C, ...).
+
+    Raises:
+        DivergedError: the model gave NaN or infinity; says at which step.
     """
     x = _state(x, "The latent to sample from")
-    keep = Keep(source) if isinstance(source, Inversion) else source
-    if keep is not None and (keep.source.grid != grid or keep.source.latent.shape != x.shape):
-        raise InversionError(
-            f"The source was inverted on {keep.source.grid.steps} steps of kind {keep.source.grid.kind!r} at shape "
-            f"{tuple(keep.source.latent.shape)}; sampling has {grid.steps} of kind {grid.kind!r} at {tuple(x.shape)}. "
-            "Use the inversion's own grid and shape."
+    if source is not None:
+        if source.grid != grid:
+            raise InversionError(
+                f"The source was inverted on {source.grid.steps} steps of kind {source.grid.kind!r}; sampling has "
+                f"{grid.steps} of kind {grid.kind!r}, or other levels. Use the inversion's own grid."
+            )
+        departure = Departure(denoiser, source, keep)
+        e = departure.start(x)
+        return departure.end(
+            sample(departure, e, grid, callback=departure.showing(callback), noise=departure.no_noise(e))
         )
-    if noise is None and keep is not None:
-        noise = keep.source.noise
     fixed = _noise(noise, grid, x)
     for k, (upper, lower) in enumerate(pairwise(grid.levels)):
-        point = x if keep is None else keep.point(x, k)
-        denoised = denoiser(point, upper)
+        denoised = denoiser(x, upper)
         added = None if fixed is None else fixed[k].to(x)
-        slope = grid.slope(point, denoised, upper)
-        x = grid.descend(x, upper, lower, slope, added)
-        if keep is not None:
-            x = keep.settle(x, k, point, slope)
+        x = grid.descend(x, upper, lower, grid.slope(x, denoised, upper), added)
+        if not x.isfinite().all():
+            raise _diverged("The sampler", k, grid, upper)
         if callback is not None:
             callback(k, grid.steps, x, denoised)
     return x
+
+
+def _diverged(what: str, k: int, grid: Grid, level: Level) -> DivergedError:
+    return DivergedError(
+        f"{what} met values that are not finite at step {k + 1} of {grid.steps} (sigma {level.sigma:g}). Lower cfg, "
+        "use more steps, or run the model in a higher precision."
+    )
 
 
 def _noise(noise: Sequence[Tensor] | Tensor | None, grid: Grid, x: Tensor) -> Tensor | None:

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from .errors import InversionError
-from .result import Inversion
-from .schedule import Level
+from .noise import noise_scale
+from .record import Inversion
 
 Path = Literal["spherical", "linear", "norm-aware"]
 PATHS: tuple[Path, ...] = get_args(Path)
@@ -242,11 +242,6 @@ def between(a: Inversion, b: Inversion, t: Sequence[float], path: Path = "spheri
     )
 
 
-def noise_scale(level: Level) -> float:
-    """Root mean square of an inverted latent's numbers at `level`, if picture and noise are of unit variance."""
-    return math.hypot(level.alpha, level.sigma)
-
-
 def centroid(xs: Tensor, scale: float = 1.0) -> Tensor:
     """NAO's centroid of several states: the point with the least sum of norm-aware lengths to them.
 
@@ -323,25 +318,3 @@ def seeds(
         point = interpolate(middle, interpolate(first, second, share), spread)
         made.append(interpolate(point, drawn, fresh))
     return torch.cat(made)
-
-
-def likeness(x: Tensor, scale: float = 1.0) -> dict[str, Tensor]:
-    """How much the items of (B, C, ...) look like noise, (B,) each.
-
-    Returns:
-        "norm": root mean square over `scale`, of noise 1. "mean": over `scale`, of noise 0. "neighbours": correlation
-        of each number with the next in the last axis and, of pictures, the one before; of noise 0.
-    """
-    centred = x.double() - x.double().flatten(1).mean(1).reshape(-1, *[1] * (x.ndim - 1))
-    power = centred.square().flatten(1).mean(1)
-    products = [
-        (centred.narrow(axis, 1, x.shape[axis] - 1) * centred.narrow(axis, 0, x.shape[axis] - 1)).flatten(1).mean(1)
-        for axis in range(max(2, x.ndim - 2), x.ndim)
-        if x.shape[axis] > 1
-    ]
-    correlation = torch.stack(products).mean(0) / power if products else torch.zeros_like(power)
-    return {
-        "norm": x.double().square().flatten(1).mean(1).sqrt() / scale,
-        "mean": x.double().flatten(1).mean(1) / scale,
-        "neighbours": correlation,
-    }

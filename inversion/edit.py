@@ -1,0 +1,177 @@
+r"""An edit is the sampling of a departure.
+
+Write x for the source's state, known from its record at every level, and x + e for the edit's. Samplers are affine: the
+states that they visit depend linearly on where they start and on the estimates of the clean latent that they are given.
+So the sampler need not run on the picture. It runs on the *departure* e, from 0, and is given as estimates
+
+    d = M * [D_edit(p + e) - D_source(p)],                                                                       (1)
+
+with p the point where the inversion evaluated the model at that level, and D_source(p) what it found there, which is in
+the record. M is a mask. The result is the source's clean latent plus the departure's.
+
+- Under the source's own prompt d is 0 to the last bit, so e stays 0 and the source comes back exactly: with every affine
+  sampler, without a further model call, in half precision too, because the network sees the very states of the inversion.
+- Noise that a sampler adds by itself is the source's, so it is left out of the departure.
+- With Euler's method (1) is DirectEdit's update (arXiv 2605.02417) and, for plain inversions, DirectInversion's exact
+  source branch (arXiv 2310.01506).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import DivergedError, InversionError
+from .levels import Level
+from .masks import DifferenceMask
+from .problem import Callback, Denoiser
+from .record import Inversion
+
+SAME_LEVEL = 1e-5  # relative; samplers take logarithms of sigmas and back
+
+
+@dataclass(frozen=True, eq=False)
+class Keep:
+    """What an edit keeps of the picture that was inverted, and where.
+
+    Arguments:
+        anchor: where the edit is compared with the source, from 0 to 1. 1: at the point where the inversion took its
+            slope, so that an unchanged prompt changes nothing. 0: at the source's state, which makes the edit the plain
+            sampler.
+        anchor_end: share of the steps, from the noisy end, that are anchored, 0 to 1.
+        background: how much of the departure outside the automatic mask (`DifferenceMask`) is left out, 0 to 1.
+        threshold, dilation: of the automatic mask.
+        mask: the caller's: 1 where the result may change, 0 where it stays the source's, exactly. Broadcasts against
+            the latent.
+    """
+
+    anchor: float = 1.0
+    anchor_end: float = 1.0
+    background: float = 0.0
+    threshold: float = 0.35
+    dilation: int = 0
+    mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        shares = {"anchor": self.anchor, "anchor_end": self.anchor_end, "background": self.background}
+        wrong = [f"{name} {value:g}" for name, value in shares.items() if not 0 <= value <= 1]
+        if wrong or not 0 < self.threshold <= 1 or self.dilation < 0:
+            wrong += [f"threshold {self.threshold:g}", f"dilation {self.dilation}"]
+            raise InversionError(
+                "Keep takes anchor, anchor_end and background from 0 to 1, threshold above 0 and up to 1 and dilation "
+                f">= 0, got {', '.join(wrong)}."
+            )
+
+
+class Departure:
+    """What an edit departs from its source, as a `Denoiser` of states e. One object serves one run.
+
+    Arguments:
+        denoiser: the model with the edit's prompt.
+        source: the inversion.
+        keep: what to keep of it.
+        of_source: the model with the source's prompt, for samplers that ask between the record's levels. There the
+            source's state is interpolated, and its estimate is a model call more.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, source: Inversion, keep: Keep | None = None, of_source: Denoiser | None = None
+    ) -> None:
+        self.denoiser, self.source, self.of_source = denoiser, source, of_source
+        self.keep = keep or Keep()
+        self.automatic = DifferenceMask(self.keep.threshold, self.keep.dilation)
+        self.source_calls = 0
+
+    def start(self, x: Tensor) -> Tensor:
+        """The departure of the state `x` (B, C, ...) from the source at the noisy end: 0 for the inverted latent."""
+        expected = self.source.latent
+        if x.shape != expected.shape:
+            raise InversionError(
+                f"The source was inverted at shape {tuple(expected.shape)}; the state to sample from has "
+                f"{tuple(x.shape)}. Start at the inversion's own latent."
+            )
+        e = x - expected.to(x)
+        return e if self.keep.mask is None else e * self.keep.mask.to(e)
+
+    def end(self, e: Tensor) -> Tensor:
+        """The edit's clean latent, given the departure's."""
+        return self.source.trajectory[0].to(e) + e
+
+    def no_noise(self, e: Tensor) -> Tensor | None:
+        """The noise of an ancestral grid, for the departure: none."""
+        return None if self.source.noise is None else e.new_zeros(1).expand(self.source.grid.steps, *e.shape)
+
+    def __call__(self, e: Tensor, level: Level) -> Tensor:
+        """The estimate d of the departure's clean latent, equation (1). A model call; between levels two."""
+        grid, k = self.source.grid, self.index(level)
+        if k is None:
+            point, slope = self._source_between(e, level)
+        else:
+            level = grid.levels[k]
+            point, slope = self._source_at(e, k)
+        denoised = self.denoiser(point + e, level)
+        if not denoised.isfinite().all():
+            raise DivergedError(
+                f"The model gave values that are not finite at sigma {level.sigma:g}, {self._place(k)} of the edit. "
+                "Lower cfg, or run the model in a higher precision."
+            )
+        self.shown = (point + e, denoised)
+        # Of the slopes, because their difference is 0 to the last bit where the predictions are the same.
+        d = grid.denoised(e, grid.slope(point + e, denoised, level) - slope, level)
+        if self.keep.background:
+            self.automatic.add(d)
+        allowed = self.allowed()
+        return d if allowed is None else d * allowed.to(d)
+
+    def allowed(self) -> Tensor | None:
+        """Where the edit may depart, from 0 to 1, (B or 1, 1, ...): both masks together. None: everywhere."""
+        found = self.automatic.found() if self.keep.background else None
+        if found is None:
+            return self.keep.mask
+        found = 1 - self.keep.background * (1 - found)
+        return found if self.keep.mask is None else found * self.keep.mask.to(found)
+
+    def showing(self, callback: Callback | None) -> Callback | None:
+        """`callback` for a run on the departure: it gets the edit's own states and estimates."""
+        if callback is None:
+            return None
+        return lambda step, total, _e, _d: callback(step, total, *self.shown)
+
+    def index(self, level: Level) -> int | None:
+        """Which of the record's levels, counted from the noisy end, this is; None for a level between them."""
+        time = self.source.grid.time
+        wanted = time(level)
+        for k, known in enumerate(self.source.grid.levels[:-1]):
+            if math.isclose(time(known), wanted, rel_tol=SAME_LEVEL):
+                return k
+        return None
+
+    def _source_at(self, e: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Where to compare with the source at its k-th level from the noisy end, and its slope there."""
+        source, i = self.source, self.source.grid.steps - 1 - k
+        point, slope = source.points[i].to(e), source.slopes[i].to(e)
+        anchor = self.keep.anchor if k < round(self.keep.anchor_end * source.grid.steps) else 0.0
+        if anchor == 1:
+            return point, slope
+        return torch.lerp(source.trajectory[i + 1].to(e), point, anchor), torch.lerp(source.secant(i, e), slope, anchor)
+
+    def _source_between(self, e: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        """The source's state between two levels, on the straight line from one to the other, and its slope there."""
+        grid, wanted = self.source.grid, self.source.grid.time(level)
+        times = [grid.time(known) for known in grid.levels]
+        if self.of_source is None or not times[-1] < wanted < times[0]:
+            raise InversionError(
+                f"The sampler asks for the model at sigma {level.sigma:g}, which the inversion did not visit"
+                + (" and which lies outside its levels." if self.of_source else ".")
+                + " Give the source's prompt, or use a sampler that asks at the inversion's own levels only."
+            )
+        k = next(k for k in range(1, len(times)) if times[k] < wanted)
+        upper, lower = (self.source.trajectory[grid.steps - j].to(e) / grid.unit(grid.levels[j]) for j in (k - 1, k))
+        share = (wanted - times[k]) / (times[k - 1] - times[k])
+        state = torch.lerp(lower, upper, share) * grid.unit(level)
+        self.source_calls += 1
+        return state, grid.slope(state, self.of_source(state, level), level)
+
+    def _place(self, k: int | None) -> str:
+        return "between two steps" if k is None else f"step {k + 1} of {self.source.grid.steps}"

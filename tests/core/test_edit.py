@@ -1,0 +1,138 @@
+"""What an edit keeps: exact at one end, the plain sampler at the other, and in between what the masks say."""
+
+import pytest
+import torch
+from problems import KINDS, Gaussian, Mixture, grid
+from torch import Tensor
+
+from inversion import DDIM, Denoiser, Departure, EasyInv, Grid, Inversion, InversionError, Keep, Level, invert, sample
+
+
+def x0(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def half(x: Tensor, level: Level) -> Tensor:
+    """Another prompt that only wants something else in the left half."""
+    wanted = Gaussian(mean=2.0)(x, level)
+    wanted[..., 8:] = Gaussian()(x, level)[..., 8:]
+    return wanted
+
+
+CASES = [(kind, False) for kind in KINDS] + [("ve", True), ("flow", True)]
+
+
+def edited(denoiser: Denoiser, inversion: Inversion, **settings) -> tuple[Tensor, Tensor | None]:
+    """(the edit, where it was let change)."""
+    departure = Departure(denoiser, inversion, Keep(**settings))
+    e = departure.start(inversion.latent)
+    return departure.end(sample(departure, e, inversion.grid, noise=departure.no_noise(e))), departure.automatic.found()
+
+
+@pytest.mark.parametrize(("kind", "ancestral"), CASES)
+@pytest.mark.parametrize("method", [DDIM(), EasyInv(0.5, 0.1, 0.8)])
+@pytest.mark.parametrize("shift", [0.0, 0.1])
+def test_a_departure_is_the_difference_of_two_estimates(kind, ancestral, method, shift) -> None:
+    """The source's are not in the record as such. Where the edit's are the same, nothing may change."""
+    levels = Grid(grid(kind, 6, 0.9).levels, kind, ancestral)
+    noise = [x0(2, 3, 4, 4)] * 6 if ancestral else None
+    inversion = invert(Mixture(), x0(2, 3, 4, 4), levels, method, noise=noise)
+    for level in levels.levels[:-1]:
+        departure = Departure(lambda x, level: Mixture()(x, level) + shift, inversion, Keep(background=0.5))
+        d = departure(torch.zeros_like(inversion.latent), level)
+        torch.testing.assert_close(d, torch.full_like(d, shift), rtol=1e-7, atol=0)
+        assert departure.automatic.found().unique().tolist() == [1.0 if shift else 0.0]
+
+
+@pytest.mark.parametrize(("kind", "ancestral"), CASES)
+@pytest.mark.parametrize("method", [DDIM(), EasyInv(0.5, 0.1, 0.8)])
+def test_without_any_of_it_it_is_the_plain_sampler(kind, ancestral, method) -> None:
+    levels = Grid(grid(kind, 6, 0.9).levels, kind, ancestral)
+    noise = [x0(1, 2, 8, 16)] * 6 if ancestral else None
+    inversion = invert(Gaussian(), x0(1, 2, 8, 16), levels, method, noise=noise)
+    plain = sample(half, inversion.latent, levels, noise=noise)
+    for keep in (Keep(anchor=0), Keep(anchor_end=0)):
+        torch.testing.assert_close(sample(half, inversion.latent, levels, source=inversion, keep=keep), plain)
+    assert not torch.allclose(sample(half, inversion.latent, levels, source=inversion), plain, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "ancestral"), CASES)
+def test_a_departure_may_start_anywhere(kind, ancestral) -> None:
+    """A latent that is no longer the inverted one departs from it by what was changed."""
+    levels = Grid(grid(kind, 6, 0.9).levels, kind, ancestral)
+    noise = [x0(1, 2, 8, 16)] * 6 if ancestral else None
+    inversion = invert(Gaussian(), x0(1, 2, 8, 16), levels, DDIM(), noise=noise)
+    start = 1.1 * inversion.latent
+    plain = sample(half, start, levels, noise=noise)
+    torch.testing.assert_close(sample(half, start, levels, source=inversion, keep=Keep(anchor=0)), plain)
+
+
+def test_settings_serve_any_number_of_runs() -> None:
+    inversion = invert(Gaussian(), x0(1, 2, 8, 16), grid("ve", 6), DDIM())
+    keep = Keep(background=0.8)
+    first, second = (sample(half, inversion.latent, inversion.grid, source=inversion, keep=keep) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_prompt_is_exact_and_its_automatic_mask_empty(kind) -> None:
+    inversion = invert(Gaussian(), x0(2, 2, 8, 16), grid(kind, 6), EasyInv(0.5, 0.1, 0.8))
+    back, mask = edited(Gaussian(), inversion, background=0.7)
+    assert torch.equal(back, x0(2, 2, 8, 16))
+    assert not mask.any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_automatic_mask_finds_what_the_prompt_changes(kind) -> None:
+    source = x0(2, 4, 8, 16)
+    inversion = invert(Gaussian(), source, grid(kind, 10), DDIM())
+    out, mask = edited(half, inversion, background=1.0)
+    assert mask.shape == (2, 1, 8, 16)
+    assert float(mask[..., :7].min()) > 0.3
+    assert float(mask[..., 10:].max()) == 0
+    torch.testing.assert_close(out[..., 10:], source[..., 10:])
+    assert float((out - source)[..., :7].mean()) > 1
+
+
+def test_dilation_grows_the_mask_and_threshold_shrinks_it() -> None:
+    inversion = invert(Gaussian(), x0(1, 4, 8, 16), grid("flow", 10), DDIM())
+
+    def area(**settings) -> float:
+        _, mask = edited(half, inversion, background=1.0, **settings)
+        return float(mask.sum())
+
+    assert area(dilation=2) > area() > area(threshold=0.8)
+
+
+def test_more_background_is_kept_the_more_is_asked_for() -> None:
+    source = x0(1, 4, 8, 16)
+    inversion = invert(Gaussian(), source, grid("ve", 10), DDIM())
+
+    def slightly(x: Tensor, level: Level) -> Tensor:
+        denoised = half(x, level)
+        denoised[..., 8:] += 0.1
+        return denoised
+
+    errors = []
+    for background in (0.0, 0.3, 0.6, 0.9, 1.0):
+        out, _ = edited(slightly, inversion, background=background)
+        errors.append(float((out - source)[..., 10:].norm()))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] <= 1e-9 < errors[-2] < 0.6 * errors[0]
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 12), (1, 2, 6, 6), (1, 2, 3, 6, 6)])
+def test_sound_pictures_and_video(shape) -> None:
+    inversion = invert(Gaussian(), x0(*shape), grid("flow", 4), DDIM())
+    out, mask = edited(Gaussian(2.0), inversion, background=0.9, dilation=1)
+    assert out.isfinite().all()
+    assert mask.shape == (1, 1, *shape[2:])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"anchor": 1.5}, {"anchor_end": -0.1}, {"background": 2.0}, {"threshold": 0.0}, {"dilation": -1}],
+)
+def test_settings_out_of_range_are_named(settings) -> None:
+    with pytest.raises(InversionError, match=next(iter(settings))):
+        Keep(**settings)
