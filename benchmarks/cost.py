@@ -302,7 +302,7 @@ def records(pack: Any, bench: Bench, extent: Extent) -> list[str]:
         for steps, pixels in extent.records:
             grown = sized(bench, pixels=pixels)
             latent = both(grown, steps)[0]()
-            pack.inversion.Inversion.from_dict(latent[pack.nodes.record.KEY]).save(path)
+            pack.inversion.Inversion.from_dict(latent[pack.nodes.host.record.KEY]).save(path)
             size, formula = path.stat().st_size, record_bytes(steps, grown.latent["samples"].numel())
             side = PIXELS * math.isqrt(pixels)
             lines.append([str(steps), f"{side} x {side}", f"{size:,}", f"{formula:,}", f"{size - formula:,}"])

@@ -95,18 +95,18 @@ class Lab(edits.Lab):
 
     def denoising_errors(self, samples: Tensor, prompts: Any) -> Tensor:
         """Mean squared error of the model's own denoising of each latent, with as much noise as picture: (B,)."""
-        found = []
 
-        def walk(denoiser: Any, x: Tensor, grid: Any, callback: Any) -> Tensor:
+        def walk(denoiser: Any, x: Tensor, grid: Any, callback: Any) -> tuple[Tensor, Tensor]:
             del callback
             level = grid.levels[0]
             noise = torch.randn(x[:1].shape, generator=torch.Generator().manual_seed(0))
-            found.append((denoiser(level.alpha * x + level.sigma * noise, level) - x).square().flatten(1).mean(1))
-            return x
+            estimate = denoiser(level.alpha * x + level.sigma * noise, level)
+            return x, (estimate - x).square().flatten(1).mean(1)
 
         sigma = 1.0 if self.host.model_kind(self.model) == "ve" else 0.5
-        self.host.run(self.model, prompts, None, 1.0, samples, torch.tensor([sigma, 0.0]), walk, 1)
-        return found[0]
+        guider = self.host.guider_for(self.model, prompts, None, 1.0)
+        grid = self.host.grid_of(self.model, torch.tensor([sigma, 0.0]))
+        return self.host.run(guider, samples, grid, walk, 1)[1]
 
     def seeds(self, kinds: Sequence[Tensor], sigmas: Tensor, count: int, **settings: float) -> Tensor:
         """Starting noise of Seeds From Examples, `count` for each kind of example, as the host takes it."""
@@ -144,7 +144,7 @@ def paths(lab: Lab) -> tuple[list[list[str]], Tensor]:
         share = torch.linspace(0, 1, FRAMES).reshape(-1, 1, 1, 1)
         for method in edits.INVERSIONS:
             inverted = [lab.inverted([end], method, STEPS)[0] for end in ends]
-            for path in lab.pack.nodes.interpolate.PATHS:
+            for path in lab.pack.inversion.paths.PATHS:
                 samples, prompts = lab.frames(list(ends), inverted, path)
                 judge(f"{method}, {path}", samples, prompts)
         judge("cross-fade", torch.lerp(first, last, share), prompts)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import graphs
 import inprocess
 import torch
 
@@ -91,7 +92,7 @@ def main() -> None:
 
 
 def _inversion(pack: Any, model: Any, prompt: Any, latent: dict, gradient: str) -> Callable[[], object]:
-    node = pack.nodes.guided_nr.InvertGuidedNR
+    node = graphs.node_of(pack, "INV_GuidedNR")
     settings = {i.id: i.default for i in node.define_schema().inputs if getattr(i, "default", None) is not None}
     settings |= {"steps": STEPS, "iterations": ITERATIONS, "gradient": gradient, "scheduler": "simple"}
 

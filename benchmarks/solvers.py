@@ -81,16 +81,13 @@ def demo_problem(pack: Any, version: str) -> Problem:
     comfy.model_management.load_models_gpu([model])
 
     def run(steps: int, cfg: float, work: Callable) -> Row:
-        rows: list[Row] = []
-
-        def walk(denoiser: Any, x: Tensor, grid: Any, callback: Any) -> Tensor:
+        def walk(denoiser: Any, x: Tensor, grid: Any, callback: Any) -> tuple[Tensor, Row]:
             del callback
-            rows.append(work(denoiser, x, grid))
-            return x
+            return x, work(denoiser, x, grid)
 
-        sigmas = nodes.host.scheduled_sigmas(model, steps, "normal", 1.0)
-        nodes.host.run(model, positive, negative, cfg, latent["samples"], sigmas, walk, steps)
-        return rows[0]
+        guider = nodes.host.guider_for(model, positive, negative, cfg)
+        grid = nodes.host.chosen_grid(model, None, steps, "normal", 1.0)
+        return nodes.host.run(guider, latent["samples"], grid, walk, steps)[1]
 
     return run
 

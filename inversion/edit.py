@@ -9,8 +9,9 @@ So the sampler need not run on the picture. It runs on the *departure* e, from 0
 with p the point where the inversion evaluated the model at that level, and D_source(p) what it found there, which is in
 the record. M is a mask. The result is the source's clean latent plus the departure's.
 
-- Under the source's own prompt d is 0 to the last bit, so e stays 0 and the source comes back exactly: with every affine
-  sampler, without a further model call, in half precision too, because the network sees the very states of the inversion.
+- Under the source's own prompt d is 0 to the last bit, so e stays 0 and the source comes back exactly, with every
+  affine sampler and without a further model call. In half precision too: the network sees the very states of the
+  inversion.
 - Noise that a sampler adds by itself is the source's, so it is left out of the departure.
 - With Euler's method (1) is DirectEdit's update (arXiv 2605.02417) and, for plain inversions, DirectInversion's exact
   source branch (arXiv 2310.01506).
@@ -72,7 +73,8 @@ class Departure:
         source: the inversion.
         keep: what to keep of it.
         of_source: the model with the source's prompt, for samplers that ask between the record's levels. There the
-            source's state is interpolated, and its estimate is a model call more.
+            source's state is interpolated, and its estimate is a model call more. Without it such a question is
+            answered at the record's nearest level: exact under the source's own prompt too, less exact under another.
     """
 
     def __init__(
@@ -81,7 +83,8 @@ class Departure:
         self.denoiser, self.source, self.of_source = denoiser, source, of_source
         self.keep = keep or Keep()
         self.automatic = DifferenceMask(self.keep.threshold, self.keep.dilation)
-        self.source_calls = 0
+        self.calls = self.source_calls = 0
+        self.moved = 0  # questions between levels that were answered at the nearest
 
     def start(self, x: Tensor) -> Tensor:
         """The departure of the state `x` (B, C, ...) from the source at the noisy end: 0 for the inverted latent."""
@@ -98,14 +101,13 @@ class Departure:
         """The edit's clean latent, given the departure's."""
         return self.source.trajectory[0].to(e) + e
 
-    def no_noise(self, e: Tensor) -> Tensor | None:
-        """The noise of an ancestral grid, for the departure: none."""
-        return None if self.source.noise is None else e.new_zeros(1).expand(self.source.grid.steps, *e.shape)
-
     def __call__(self, e: Tensor, level: Level) -> Tensor:
-        """The estimate d of the departure's clean latent, equation (1). A model call; between levels two."""
-        grid, k = self.source.grid, self.index(level)
-        if k is None:
+        """The estimate d of the departure's clean latent, equation (1). A model call; between levels perhaps two."""
+        grid = self.source.grid
+        k, on_it = self._nearest(level)
+        self.moved += not on_it
+        self.calls += 1
+        if not on_it and self.of_source is not None:
             point, slope = self._source_between(e, level)
         else:
             level = grid.levels[k]
@@ -113,24 +115,27 @@ class Departure:
         denoised = self.denoiser(point + e, level)
         if not denoised.isfinite().all():
             raise DivergedError(
-                f"The model gave values that are not finite at sigma {level.sigma:g}, {self._place(k)} of the edit. "
-                "Lower cfg, or run the model in a higher precision."
+                f"The model gave values that are not finite at step {k + 1} of {grid.steps} of the edit (sigma "
+                f"{level.sigma:g}). Lower cfg, or run the model in a higher precision."
             )
         self.shown = (point + e, denoised)
         # Of the slopes, because their difference is 0 to the last bit where the predictions are the same.
         d = grid.denoised(e, grid.slope(point + e, denoised, level) - slope, level)
+        found = None
         if self.keep.background:
             self.automatic.add(d)
-        allowed = self.allowed()
-        return d if allowed is None else d * allowed.to(d)
+            found = 1 - self.keep.background * (1 - self.automatic.found())
+        mask = self._masked(found)
+        return d if mask is None else d * mask.to(d)
 
-    def allowed(self) -> Tensor | None:
-        """Where the edit may depart, from 0 to 1, (B or 1, 1, ...): both masks together. None: everywhere."""
-        found = self.automatic.found() if self.keep.background else None
-        if found is None:
-            return self.keep.mask
-        found = 1 - self.keep.background * (1 - found)
-        return found if self.keep.mask is None else found * self.keep.mask.to(found)
+    def mask(self) -> Tensor | None:
+        """Where the edit departs, from 0 to 1, (B or 1, 1, ...): both masks together. None: everywhere."""
+        return self._masked(self.automatic.found() if self.keep.background else None)
+
+    def _masked(self, found: Tensor | None) -> Tensor | None:
+        """The caller's mask and another together."""
+        mask = self.keep.mask
+        return mask if found is None else found if mask is None else found * mask.to(found)
 
     def showing(self, callback: Callback | None) -> Callback | None:
         """`callback` for a run on the departure: it gets the edit's own states and estimates."""
@@ -138,14 +143,12 @@ class Departure:
             return None
         return lambda step, total, _e, _d: callback(step, total, *self.shown)
 
-    def index(self, level: Level) -> int | None:
-        """Which of the record's levels, counted from the noisy end, this is; None for a level between them."""
+    def _nearest(self, level: Level) -> tuple[int, bool]:
+        """Which of the record's noisy levels, counted from the noisy end, is nearest, and whether it is this one."""
         time = self.source.grid.time
-        wanted = time(level)
-        for k, known in enumerate(self.source.grid.levels[:-1]):
-            if math.isclose(time(known), wanted, rel_tol=SAME_LEVEL):
-                return k
-        return None
+        wanted, times = time(level), [time(known) for known in self.source.grid.levels[:-1]]
+        k = min(range(len(times)), key=lambda k: abs(times[k] - wanted))
+        return k, math.isclose(times[k], wanted, rel_tol=SAME_LEVEL)
 
     def _source_at(self, e: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Where to compare with the source at its k-th level from the noisy end, and its slope there."""
@@ -158,20 +161,12 @@ class Departure:
 
     def _source_between(self, e: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         """The source's state between two levels, on the straight line from one to the other, and its slope there."""
+        assert self.of_source is not None
         grid, wanted = self.source.grid, self.source.grid.time(level)
         times = [grid.time(known) for known in grid.levels]
-        if self.of_source is None or not times[-1] < wanted < times[0]:
-            raise InversionError(
-                f"The sampler asks for the model at sigma {level.sigma:g}, which the inversion did not visit"
-                + (" and which lies outside its levels." if self.of_source else ".")
-                + " Give the source's prompt, or use a sampler that asks at the inversion's own levels only."
-            )
-        k = next(k for k in range(1, len(times)) if times[k] < wanted)
+        k = next((k for k in range(1, len(times)) if times[k] <= wanted), len(times) - 1)
         upper, lower = (self.source.trajectory[grid.steps - j].to(e) / grid.unit(grid.levels[j]) for j in (k - 1, k))
         share = (wanted - times[k]) / (times[k - 1] - times[k])
-        state = torch.lerp(lower, upper, share) * grid.unit(level)
+        state = torch.lerp(lower, upper, min(share, 1.0)) * grid.unit(level)
         self.source_calls += 1
         return state, grid.slope(state, self.of_source(state, level), level)
-
-    def _place(self, k: int | None) -> str:
-        return "between two steps" if k is None else f"step {k + 1} of {self.source.grid.steps}"

@@ -111,10 +111,7 @@ def sample(
                 f"{grid.steps} of kind {grid.kind!r}, or other levels. Use the inversion's own grid."
             )
         departure = Departure(denoiser, source, keep)
-        e = departure.start(x)
-        return departure.end(
-            sample(departure, e, grid, callback=departure.showing(callback), noise=departure.no_noise(e))
-        )
+        return departure.end(sample_departure(departure, departure.start(x), grid, callback))
     fixed = _noise(noise, grid, x)
     for k, (upper, lower) in enumerate(pairwise(grid.levels)):
         denoised = denoiser(x, upper)
@@ -125,6 +122,15 @@ def sample(
         if callback is not None:
             callback(k, grid.steps, x, denoised)
     return x
+
+
+def sample_departure(departure: Departure, e: Tensor, grid: Grid, callback: Callback | None = None) -> Tensor:
+    """`sample` for a departure: from `e` at the grid's first level to its end. Its noise is the source's, so none here.
+
+    `callback` gets the edit's own states and estimates.
+    """
+    none = e.new_zeros(1).expand(grid.steps, *e.shape) if grid.ancestral else None
+    return sample(departure, e, grid, callback=departure.showing(callback), noise=none)
 
 
 def _diverged(what: str, k: int, grid: Grid, level: Level) -> DivergedError:

@@ -1,4 +1,4 @@
-"""Where a picture may change: the mask that is found from two predictions, and pooling for pictures, sound and video."""
+"""Where a picture may change: the mask that is found from two predictions, and pooling."""
 
 import torch
 from torch import Tensor

@@ -15,11 +15,9 @@ from torch import Tensor
 
 from .errors import InversionError
 from .levels import Grid, Kind, Level
+from .verdict import of_residuals
 
 FORMAT = 2
-# The worst residual up to which, on the demo models, the sampler alone always came back near the picture, and to
-# something like it. Above the latter anything happened.
-CLOSE, ROUGH = 3e-2, 3e-1
 LARGEST_HEADER = 1 << 26  # bytes; a record of 1000 steps has about 60 thousand, a workflow beside it may have millions
 
 
@@ -80,15 +78,7 @@ class Inversion:
     @property
     def verdict(self) -> str:
         """How well it went, in one sentence."""
-        worst = float(self.residuals.max())
-        if worst <= CLOSE:
-            return "Inverted closely: the sampler alone comes back near the picture, the record exactly."
-        if worst <= ROUGH:
-            return "Inverted: the record comes back exactly, the sampler alone to the picture or something like it."
-        return (
-            "May not have worked: the record comes back exactly, but whether the sampler alone does only a check can "
-            "tell. Cfg nearer 1, more steps or more iterations make it surer."
-        )
+        return of_residuals(float(self.residuals.max()))
 
     def report(self) -> str:
         """What was done: calls, residuals, and which steps are not solved; `verdict` sums it up."""

@@ -8,30 +8,91 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..inversion import Callback, Grid, Inversion, InversionError, Keep, sample
-from . import host, record
-from .schema import CATEGORY, advanced, report_text, schema
-from .structure import SharedAttention
+from ..inversion import Callback, Departure, Grid, Inversion, InversionError, Keep, sample
+from ..inversion.loops import sample_departure
+from . import host
+from .host import record
+from .host.attention import SharedAttention, Structure
+from .host.masks import mask_for, picture_mask
+from .host.sampler import AS_INVERTED, play, play_plain, sampler_names, sampler_object
+from .schema import CATEGORY, advanced, cfg_input, report_text, schema
 
 Control = Literal["preserve", "advanced"]
 
 
+def preserving(preserve: float, mask: Tensor | None) -> Keep:
+    """The dial: 0 keeps nothing but the noise, 1 all that the new prompt does not change."""
+    return Keep(anchor=min(1.0, 2 * preserve), background=preserve, mask=mask)
+
+
 @dataclass(frozen=True)
-class Settings:
-    """What is kept of the source, in separate settings; see `Keep` and `SharedAttention`."""
+class Edit:
+    """An edit that is ready to run, in Edit From Latent or in a guider.
 
-    anchor: float
-    anchor_end: float = 1.0
-    background: float = 0.0
-    threshold: float = 0.35
-    dilation: int = 0
-    structure: float = 0.0
-    structure_layers: float = 1.0
+    Arguments:
+        source: the inversion; None for a latent without one, which is plain sampling.
+        keep: what to keep of it.
+        structure: how much of the source's self-attention to borrow.
+        has_source: whether the guider knows the source's prompt.
+    """
 
-    @classmethod
-    def preserving(cls, preserve: float) -> "Settings":
-        """The dial: 0 keeps nothing but the noise, 1 all that the new prompt does not change."""
-        return cls(anchor=min(1.0, 2 * preserve), background=preserve)
+    source: Inversion | None
+    keep: Keep
+    structure: Structure
+    has_source: bool
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing at all is kept but the noise."""
+        return self.source is None or not (self.keep.anchor or self.keep.background or self.keep.mask is not None)
+
+    def run(
+        self, denoiser: host.HostDenoiser, x: Tensor, grid: Grid, callback: Callback, sampler: Any = None
+    ) -> tuple[Tensor, "Told"]:
+        """Sample from the state `x` on `grid`, with a SAMPLER of the host or (None) as the inversion has it."""
+        beside = SharedAttention(denoiser, self.source, self.structure) if self.structure.steps else denoiser
+        if self.plain:
+            noise = None if self.source is None else self.source.noise
+            if sampler is None:
+                edited, calls = sample(beside, x, grid, callback=callback, noise=noise), grid.steps
+            else:
+                edited, calls = play_plain(sampler, beside, denoiser, x, grid, callback)
+            return edited, Told(calls, beside, None)
+        departure = Departure(beside, self.source, self.keep, denoiser.of_source if self.has_source else None)
+        e = torch.zeros_like(x)  # the record's own state, which no node in between has rounded
+        if sampler is None:
+            e = sample_departure(departure, e, grid, callback)
+        else:
+            e = play(sampler, departure, denoiser, e, grid, callback)
+        return departure.end(e), Told(departure.calls, beside, departure)
+
+
+class Told:
+    """What an edit has to say beside its result.
+
+    Arguments:
+        calls: model calls.
+        remarks: sentences for the report.
+        mask: where it could change the picture, (B or 1, 1, ...) from 0 to 1; None: everywhere.
+    """
+
+    def __init__(self, calls: int, beside: Any, departure: Departure | None) -> None:
+        structured = beside.evaluations if isinstance(beside, SharedAttention) else 0
+        between = 0 if departure is None else departure.source_calls
+        self.calls = calls + structured + between
+        self.mask = None if departure is None else departure.mask()
+        self.remarks = []
+        if structured:
+            self.remarks.append(f"{structured} of the calls evaluate the source beside the edit, for its structure.")
+        if between:
+            self.remarks.append(
+                f"{between} of the calls evaluate the source where the sampler asks between the record's levels."
+            )
+        elif departure is not None and departure.moved:
+            self.remarks.append(
+                f"The sampler asked {departure.moved} times between the record's levels, and was answered at the "
+                "nearest. Connect source to have the model asked there."
+            )
 
 
 class EditFromLatent(io.ComfyNode):
@@ -54,14 +115,7 @@ class EditFromLatent(io.ComfyNode):
                 ),
                 io.Conditioning.Input("positive", tooltip="What the picture should show now."),
                 io.Latent.Input("latent", tooltip="From an Invert Image node."),
-                io.Float.Input(
-                    "cfg",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="Guidance of the edit. Higher follows the new prompt more and the picture less.",
-                ),
+                cfg_input(1.0, "Guidance of the edit. Higher follows the new prompt more and the picture less."),
                 io.Float.Input(
                     "preserve",
                     default=0.8,
@@ -72,17 +126,31 @@ class EditFromLatent(io.ComfyNode):
                     "as plain sampling. 1: everything outside the automatic mask, exactly.",
                 ),
                 *_separate_settings(),
+                io.Combo.Input(
+                    "sampler",
+                    options=[AS_INVERTED, *sampler_names()],
+                    default=AS_INVERTED,
+                    tooltip="The sampler of the edit. as inverted: Euler, or the one that the Invert node names. With "
+                    "every other one, too, the same prompt gives the picture back exactly.",
+                ),
                 io.Conditioning.Input("negative", optional=True, tooltip="Needed when cfg is not 1."),
                 io.Sigmas.Input(
                     "sigmas",
                     optional=True,
-                    tooltip="Only for a latent without an inversion record: the Invert node's sigmas output.",
+                    tooltip="The noise levels to sample on, in place of the inversion's own. Starting lower changes "
+                    "less. A latent without an inversion record needs them: the Invert node's sigmas output.",
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
                     tooltip="White where the picture may change; the rest is kept exactly. The latent's own mask (Set "
                     "Latent Noise Mask) does the same.",
+                ),
+                io.Conditioning.Input(
+                    "source",
+                    optional=True,
+                    tooltip="The prompt that the picture was inverted with. Only samplers that ask between the "
+                    "inversion's levels (dpm_2, dpmpp_sde, seeds_2) read it, at one more model call each time.",
                 ),
             ],
             outputs=[
@@ -113,65 +181,89 @@ class EditFromLatent(io.ComfyNode):
         structure: float,
         structure_layers: float,
         feather: int,
+        sampler: str = AS_INVERTED,
         negative: Any = None,
         sigmas: Tensor | None = None,
         mask: Tensor | None = None,
+        source: Any = None,
     ) -> io.NodeOutput:
-        separate = Settings(anchor, anchor_end, background, threshold, dilation, structure, structure_layers)
-        settings = separate if control == "advanced" else Settings.preserving(preserve)
         samples = host.samples_for(model, latent)
-        source, remarks = record.read(model, latent, samples)
-        allowed = record.mask_for(latent, samples, mask, feather)
-        if source is not None:
-            if sigmas is not None:
-                remarks.append("The record's own sigmas were used; the connected SIGMAS were not needed.")
-            sigmas = torch.tensor([level.sigma for level in source.grid.levels])
-        elif sigmas is None:
+        found, remarks = record.read(model, latent, samples)
+        allowed = mask_for(latent, samples, mask, feather)
+        if allowed is not None and found is None:
             raise InversionError(
-                f"{' '.join(remarks)} Without a record the noise levels are not known: connect the Invert node's "
-                "SIGMAS, or its latent directly."
+                f"{' '.join(remarks)} A mask keeps the picture outside it as the record has it, so it needs a record. "
+                "Connect the latent straight from the Invert node, or remove the mask."
             )
-        sigmas = host.checked_sigmas(model, sigmas)
-        if allowed is not None and source is None:
-            raise InversionError(
-                f"{' '.join(remarks)} A mask keeps the picture outside it by writing the record's states back, so it "
-                "needs a record. Connect the latent straight from the Invert node, or remove the mask."
-            )
-        steps = len(sigmas) - 1
-        keep = None if source is None else _keep(source, settings, allowed)
-        shared: list[SharedAttention] = []
+        inversion = None if found is None else found.inversion
+        grid = sampling_grid(model, inversion, sigmas, remarks)
+        separate = Keep(anchor, anchor_end, background, threshold, dilation, allowed)
+        keep = separate if control == "advanced" else preserving(preserve, allowed)
+        borrowed = Structure(structure if control == "advanced" else 0.0, structure_layers)
+        edit = Edit(inversion, keep, borrowed, source is not None)
+        chosen = None if sampler == AS_INVERTED else sampler_object(sampler)
 
-        def walk(denoiser: host.HostDenoiser, x: Tensor, grid: Grid, callback: Callback) -> Tensor:
-            if source is None:
-                return sample(denoiser, x, grid, callback=callback)
-            start = source.latent.to(x) if keep is not None else x  # the record's, which no node in between has rounded
-            if settings.structure:
-                shared.append(SharedAttention(denoiser, source, settings.structure, settings.structure_layers))
-            beside = shared[0] if shared else denoiser
-            return sample(beside, start, grid, callback=callback, noise=source.noise, source=keep)
+        def walk(denoiser: host.HostDenoiser, x: Tensor, grid: Grid, callback: Callback) -> tuple[Tensor, Told]:
+            return edit.run(denoiser, x, grid, callback, chosen)
 
         started = time.perf_counter()
-        ancestral = source is not None and source.grid.ancestral
-        edited = host.run(model, positive, negative, cfg, samples, sigmas, walk, steps, ancestral)
-        extra = shared[0].evaluations if shared else 0
+        guider = host.guider_for(model, positive, negative, cfg, source)
+        edited, told = host.run(guider, samples, grid, walk, grid.steps)
         seconds = time.perf_counter() - started
-        lines = [f"{steps} steps at cfg {cfg:g}, {steps + extra} model calls, {seconds:.1f} seconds."]
-        if source is not None:
-            lines.append(f"Came down on the record of {source.method}, {source.grid.steps} steps.")
-            lines.append(_kept(settings, control, preserve))
-        if extra:
-            lines.append(f"{extra} of the calls evaluate the source beside the edit, for its structure.")
+        lines = [f"{grid.steps} steps at cfg {cfg:g}, {told.calls} model calls, {seconds:.1f} seconds."]
+        if inversion is not None:
+            by = "" if chosen is None else f" with {sampler}"
+            lines.append(f"Came down{by} on the record of {inversion.method}, {inversion.grid.steps} steps.")
+            lines.append(
+                f"Preserve {preserve:g}."
+                if control == "preserve"
+                else f"Anchor {anchor:g} to {anchor_end:.0%} of the steps, background {background:g}, structure "
+                f"{structure:g}."
+            )
+        lines += told.remarks
         if allowed is not None:
             lines.append(
                 f"The mask lets {float(allowed.mean()):.0%} of the picture change; the rest is the source's own."
             )
             if "denoise_mask_function" in model.model_options:
                 lines.append("Differential Diffusion was not used: grey in the mask blends source and edit instead.")
-        changed = _changed(keep, allowed, samples)
-        if settings.background and source is not None:
+        everywhere = torch.ones_like(samples[:, :1])
+        changed = everywhere if told.mask is None else told.mask.to(everywhere) * everywhere
+        if keep.background and inversion is not None:
             lines.append(f"The automatic mask lets {float(changed.mean()):.0%} of the picture change.")
         out = {key: value for key, value in latent.items() if key != record.KEY} | {"samples": edited}
-        return io.NodeOutput(out, report_text(lines + remarks), _picture_mask(model, changed))
+        return io.NodeOutput(out, report_text(lines + remarks), picture_mask(model, changed))
+
+
+def sampling_grid(model: Any, source: Inversion | None, sigmas: Tensor | None, remarks: list[str]) -> Grid:
+    """The levels to sample on: those of the SIGMAS connected, else the record's own.
+
+    Raises:
+        InversionError: there are neither, or they begin above the record's.
+    """
+    if source is None:
+        if sigmas is None:
+            raise InversionError(
+                f"{' '.join(remarks)} Without a record the noise levels are not known: connect the Invert node's "
+                "SIGMAS, or its latent directly."
+            )
+        return host.grid_of(model, sigmas)
+    if sigmas is None:
+        return source.grid
+    grid = host.grid_of(model, sigmas, source.grid.ancestral)
+    if source.grid.ancestral and grid != source.grid:
+        remarks.append("The connected SIGMAS are not those of the inversion, whose noise euler_ancestral adds.")
+    top, asked = source.grid.levels[0].sigma, grid.levels[0].sigma
+    if asked > top * (1 + 1e-5):
+        raise InversionError(
+            f"These SIGMAS begin at {asked:g}, but the picture was inverted up to {top:g} only. Invert further up "
+            "(denoise 1), or connect SIGMAS that begin no higher."
+        )
+    return (
+        source.grid
+        if [round(s, 6) for s in grid.sigmas.tolist()] == [round(s, 6) for s in source.grid.sigmas.tolist()]
+        else grid
+    )
 
 
 def _separate_settings() -> list[io.Input]:
@@ -216,33 +308,3 @@ def _separate_settings() -> list[io.Input]:
             )
         ),
     ]
-
-
-def _keep(source: Inversion, settings: Settings, mask: Tensor | None) -> Keep | None:
-    """None where nothing at all is kept, which is plain sampling."""
-    if not (settings.anchor or settings.background or settings.structure or mask is not None):
-        return None
-    chosen = (settings.anchor, settings.anchor_end, settings.background, settings.threshold, settings.dilation)
-    return Keep(source, *chosen, mask)
-
-
-def _kept(settings: Settings, control: Control, preserve: float) -> str:
-    if control == "preserve":
-        return f"Preserve {preserve:g}."
-    return (
-        f"Anchor {settings.anchor:g} to {settings.anchor_end:.0%} of the steps, background {settings.background:g}, "
-        f"structure {settings.structure:g}."
-    )
-
-
-def _changed(keep: Keep | None, allowed: Tensor | None, samples: Tensor) -> Tensor:
-    """Where the edit could change the picture, (B, 1, ..., H, W), from 0 to 1."""
-    changed = torch.ones_like(samples[:, :1]) if allowed is None else allowed.expand_as(samples[:, :1])
-    return changed * keep.automatic_mask().to(changed) if keep is not None else changed
-
-
-def _picture_mask(model: Any, mask: Tensor) -> Tensor:
-    """A latent mask as the host's MASK, (B, H, W): pictures are larger than their latents."""
-    ratio = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
-    flat = mask.float().cpu().reshape(-1, 1, *mask.shape[-2:] if mask.ndim > 3 else (1, mask.shape[-1]))
-    return torch.nn.functional.interpolate(flat, scale_factor=float(ratio), mode="nearest")[:, 0]

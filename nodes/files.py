@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import folder_paths
-import torch
 from comfy.cli_args import args
 from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..inversion import InversionError
 from ..inversion.record import read_record, write_record
-from . import record
+from .host import record
 from .invert import OUTPUTS
 from .schema import CATEGORY, report_text, schema
 
@@ -100,15 +99,14 @@ class LoadInversion(io.ComfyNode):
         path = _located(file)
         try:
             latent = _unpacked(read_record(path))
-            inversion = record.require(latent, "")
+            found = record.require(latent, "")
         except InversionError as error:
             raise InversionError(
                 f"{error} Load Inversion reads what Save Inversion wrote; for files of Save Latent take Load Latent."
             ) from error
-        made = latent[record.KEY]
-        where = f"Made with {made['model'].get('model class')} at cfg {made['cfg']:g}; read from {file}."
-        sigmas = torch.tensor([level.sigma for level in inversion.grid.levels])
-        return io.NodeOutput(latent, sigmas, report_text([inversion.verdict, inversion.report(), where]))
+        inversion = found.inversion
+        where = f"Made with {found.model.get('model class')} at cfg {found.cfg:g}; read from {file}."
+        return io.NodeOutput(latent, inversion.grid.sigmas, report_text([inversion.verdict, inversion.report(), where]))
 
 
 def _packed(latent: dict) -> dict[str, Any]:

@@ -34,5 +34,5 @@ class NoiseFromLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, latent: dict, sigmas: Tensor, seed: int) -> io.NodeOutput:
-        state = model.get_model_object("latent_format").process_in(host.samples_for(model, latent).float())
-        return io.NodeOutput(host.InvertedNoise(model, state, float(host.checked_sigmas(model, sigmas)[0]), seed))
+        state = host.to_state(model, host.samples_for(model, latent))
+        return io.NodeOutput(host.InvertedNoise(model, state, host.grid_of(model, sigmas).levels[0].sigma, seed))

@@ -2,26 +2,18 @@
 
 import math
 import time
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from comfy_api.latest import io, ui
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..inversion import Callback, Grid, InversionError, psnr, sample
-from ..inversion.record import CLOSE, ROUGH
-from . import host, record
-from .invert import check_verdict
+from ..inversion.verdict import of_round_trip
+from . import host
+from .host import record
+from .report_picture import ROWS, draw
 from .schema import CATEGORY, report_text, schema
-
-ROWS = 4  # pictures of a batch that are shown
-LARGEST_FACTOR = 64  # of the difference: above it one would look at the rounding of 8-bit pictures
-INK, FAINT, PAPER, LINE = (32, 32, 36), (125, 125, 132), (250, 250, 250), (38, 90, 190)
-# What residuals up to a bound promise of the sampler alone, as the inversion's own verdict has it.
-ZONES = ((CLOSE, "near", (223, 243, 226)), (ROUGH, "fair", (253, 243, 214)), (math.inf, "unsure", (250, 222, 220)))
 
 
 class InversionReport(io.ComfyNode):
@@ -66,34 +58,24 @@ class InversionReport(io.ComfyNode):
     def execute(
         cls, model: Any, positive: Any, latent: dict, vae: Any, negative: Any = None, image: Tensor | None = None
     ) -> io.NodeOutput:
-        connect = "Connect it straight from an Invert Image node, or from Load Inversion."
-        record.require(latent, connect)
-        samples = host.samples_for(model, latent)
-        source, remarks = record.read(model, latent, samples)
-        if source is None:
-            raise InversionError(f"{' '.join(remarks)} {connect}")
-        cfg, steps = latent[record.KEY]["cfg"], source.grid.steps
-        if negative is None and not math.isclose(cfg, 1.0):
-            raise InversionError(
-                f"The picture was inverted at cfg {cfg:g}, which compares with a negative prompt, but `negative` is "
-                "not connected. Connect the one it was inverted with."
-            )
-        clean = source.trajectory[0]
-        near: list[float] = []
+        found, remarks = record.require_for(
+            model, latent, "Connect it straight from an Invert Image node, or from Load Inversion."
+        )
+        source, cfg = found.inversion, found.cfg
+        clean, steps = source.trajectory[0], source.grid.steps
 
-        def walk(denoiser: host.HostDenoiser, x: Tensor, grid: Grid, callback: Callback) -> Tensor:
+        def walk(denoiser: host.HostDenoiser, x: Tensor, grid: Grid, callback: Callback) -> tuple[Tensor, float]:
             back = sample(denoiser, source.latent.to(x), grid, callback=callback, noise=source.noise)
-            near.append(psnr(clean, back.to(clean)))
-            return back
+            return back, psnr(clean, back.to(clean))
 
-        sigmas = torch.tensor([level.sigma for level in source.grid.levels])
         started = time.perf_counter()
-        ancestral = source.grid.ancestral
-        back = host.run(model, positive, negative, cfg, samples, sigmas, walk, steps, ancestral, preview=False)
+        guider = host.guider_for(model, positive, negative, cfg)
+        samples = host.samples_for(model, latent)
+        back, decibels = host.run(guider, samples, source.grid, walk, steps, preview=False)
         seconds = time.perf_counter() - started
 
-        verdict = check_verdict(near[0], steps)
-        encoded = _decoded(vae, model.get_model_object("latent_format").process_out(clean))
+        verdict = of_round_trip(decibels, steps)
+        encoded = _decoded(vae, host.to_samples(model, clean))
         original = encoded if image is None else _fitting(vae, image, encoded)
         came = _decoded(vae, back)
         near_by = [_how_near(*pictures) for pictures in zip(original, came, encoded, strict=True)]
@@ -137,159 +119,3 @@ def _how_near(original: Tensor, came: Tensor, encoded: Tensor) -> str:
 def _decibels(original: Tensor, other: Tensor) -> str:
     value = psnr(original, other, 1.0)
     return "no difference" if value == math.inf else f"{value:.1f} dB"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where things are on the drawing, in its pixels.
-
-    Arguments:
-        width, height: of a picture on it.
-        rows: how many rows of pictures.
-        lines: how many lines the headline has.
-    """
-
-    width: int
-    height: int
-    rows: int
-    lines: int
-
-    @property
-    def text(self) -> int:
-        """The letters' size. It goes with the pictures', because a preview shrinks the drawing as a whole."""
-        return round(self.width / 20)
-
-    @property
-    def line(self) -> int:
-        return round(1.5 * self.text)
-
-    @property
-    def whole(self) -> int:
-        """The width between the margins."""
-        return 3 * self.width + 2 * self.text
-
-    @property
-    def headings(self) -> int:
-        """The top of the columns' headings."""
-        return self.text + self.lines * self.line + self.text // 2
-
-    def cell(self, row: int, column: int) -> tuple[int, int]:
-        """(left, top) of a picture; the columns are original, reconstruction, difference."""
-        left = self.text + column * (self.width + self.text)
-        return left, self.headings + self.line + row * (self.height + 2 * self.line)
-
-    @property
-    def plot(self) -> tuple[int, int]:
-        """(width, height) of the residuals; they stand where one more row would begin."""
-        return self.whole, round(0.5 * self.width)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) of it all."""
-        _, top = self.cell(self.rows, 0)
-        return self.whole + 2 * self.text, top + self.plot[1] + self.text
-
-
-def draw(original: Tensor, came: Tensor, near_by: list[str], residuals: Tensor, headline: str) -> Tensor:
-    """All of it as one picture, (1, H, W, 3).
-
-    Arguments:
-        original, came: pictures, (B, H, W, 3) from 0 to 1; of more than ROWS some are drawn, the first and last too.
-        near_by: how near each came, in words.
-        residuals: one for each step, clean end first, (N,).
-        headline: what it all says.
-    """
-    chosen = sorted({round(i) for i in torch.linspace(0, len(original) - 1, ROWS).tolist()})
-    difference = (original[chosen] - came[chosen]).abs()
-    factor = _factor(difference)
-    columns = [_sized(images) for images in (original[chosen], came[chosen], (factor * difference).clamp(max=1))]
-    height, width = columns[0].shape[1:3]
-
-    font = ImageFont.load_default(Layout(width, height, len(chosen), 1).text)
-    words = _wrapped(headline, font, Layout(width, height, len(chosen), 1).whole)
-    layout = Layout(width, height, len(chosen), len(words))
-    page = Image.new("RGB", layout.size, PAPER)
-    pen = ImageDraw.Draw(page)
-    for i, line in enumerate(words):
-        pen.text((layout.text, layout.text + i * layout.line), line, INK, font)
-    for column, heading in enumerate(("original", "the sampler alone", f"difference, {factor} times")):
-        pen.text((layout.cell(0, column)[0], layout.headings), heading, FAINT, font)
-        for row, i in enumerate(chosen):
-            left, top = layout.cell(row, column)
-            page.paste(_as_image(columns[column][row]), (left, top))
-            below = ("" if len(original) == 1 else f"{i + 1} of {len(original)}", near_by[i], "")
-            pen.text((left, top + height + layout.text // 4), below[column], FAINT, font)
-    page.paste(_plot(layout, residuals), layout.cell(layout.rows, 0))
-    return torch.from_numpy(np.asarray(page).astype(np.float32) / 255)[None]
-
-
-def _factor(difference: Tensor) -> int:
-    """How many times a difference can be enlarged, as a power of 2, with 999 values of 1000 staying below 1."""
-    most = float(np.quantile(difference.numpy(), 0.999))
-    return min(LARGEST_FACTOR, 2 ** max(0, math.floor(-math.log2(most)))) if most > 0 else LARGEST_FACTOR
-
-
-def _sized(images: Tensor) -> Tensor:
-    """Pictures (B, H, W, 3) at a size to look at: small ones with their pixels as squares, large ones averaged."""
-    height, width = images.shape[1:3]
-    larger = max(1, min(math.ceil(320 / width), 1600 // height))
-    smaller = math.ceil(max(height, width) / 1024)
-    if larger > 1:
-        return images.repeat_interleave(larger, 1).repeat_interleave(larger, 2)
-    size = (height // smaller, width // smaller)
-    return torch.nn.functional.interpolate(images.movedim(-1, 1), size, mode="area").movedim(1, -1)
-
-
-def _as_image(image: Tensor) -> Image.Image:
-    return Image.fromarray((image * 255).round().to(torch.uint8).numpy())
-
-
-def _wrapped(words: str, font: Any, width: int) -> list[str]:
-    """The words in lines that are no wider than that."""
-    lines = [""]
-    for word in words.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width or not lines[-1]:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
-
-
-def _plot(layout: Layout, residuals: Tensor) -> Image.Image:
-    """The residuals over the steps on a logarithmic scale, and what they promise."""
-    page = Image.new("RGB", (2 * layout.plot[0], 2 * layout.plot[1]), PAPER)  # twice the size, for smooth lines
-    pen = ImageDraw.Draw(page)
-    font = ImageFont.load_default(2 * layout.text)
-    line = 2 * layout.line
-    left, top, right, bottom = 4 * layout.text, line, page.width, page.height - line
-
-    values = residuals.double().nan_to_num(1e8).clamp(1e-8, 1e8).log10().tolist()
-    lowest, highest = min(-3, math.floor(min(values))), max(0, math.ceil(max(values)))
-
-    def height(decade: float) -> float:
-        return bottom - (min(decade, highest) - lowest) / (highest - lowest) * (bottom - top)
-
-    pen.text((left, 0), "residual of each step, 0 = exact", FAINT, font)
-    legend = right
-    for (bound, promise, colour), below in reversed([*zip(ZONES, (10.0**lowest, CLOSE, ROUGH), strict=True)]):
-        pen.rectangle((left, height(math.log10(bound)), right, height(math.log10(below))), colour)
-        pen.text((legend, 0), promise, FAINT, font, anchor="ra")
-        legend -= round(font.getlength(promise)) + layout.text // 2
-        pen.rectangle((legend - 2 * layout.text, 0, legend, 2 * layout.text), colour)
-        legend -= 4 * layout.text
-    for decade in range(highest, lowest - 1, -1 if highest - lowest <= 6 else -2):
-        pen.line((left, height(decade), right, height(decade)), (225, 225, 228), 2)
-        pen.text((left - layout.text // 2, height(decade)), f"1e{decade}", FAINT, font, anchor="rm")
-    under = bottom + layout.text // 2
-    pen.text((left, under), "step 1, clean", FAINT, font)
-    pen.text((right, under), f"step {len(values)}, noisy", FAINT, font, anchor="ra")
-
-    margin = 2 * layout.text
-    across = [left + margin + (right - left - 2 * margin) * (i + 0.5) / len(values) for i in range(len(values))]
-    points = [(x, height(value)) for x, value in zip(across, values, strict=True)]
-    pen.line(points, LINE, max(2, layout.text // 3), joint="curve")
-    if len(points) <= 100:
-        for point in points:
-            pen.circle(point, layout.text / 3, LINE)
-    return page.resize(layout.plot, Image.Resampling.LANCZOS)

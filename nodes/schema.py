@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import comfy.samplers
 from comfy_api.latest import io
 
 CATEGORY = "inversion"
@@ -29,3 +30,21 @@ def seed_input(tooltip: str) -> io.Input:
 def report_text(paragraphs: list[str]) -> str:
     """Lines that stay lines where the text is shown as Markdown, too: two spaces at the end of each."""
     return "  \n".join(line for paragraph in paragraphs for line in paragraph.splitlines())
+
+
+def cfg_input(default: float, tooltip: str, name: str = "cfg") -> io.Input:
+    return io.Float.Input(name, default=default, min=0.0, max=100.0, step=0.1, tooltip=tooltip)
+
+
+def schedule_inputs(steps: int, of_steps: str, of_denoise: str, denoise: float = 1.0) -> tuple[io.Input, ...]:
+    """steps, scheduler and denoise, as the host's samplers have them."""
+    return (
+        io.Int.Input("steps", default=steps, min=1, max=10000, tooltip=of_steps),
+        io.Combo.Input(
+            "scheduler",
+            options=list(comfy.samplers.SCHEDULER_NAMES),
+            default="normal",
+            tooltip="How the noise levels are spaced, as in KSampler.",
+        ),
+        io.Float.Input("denoise", default=denoise, min=0.01, max=1.0, step=0.01, tooltip=of_denoise),
+    )

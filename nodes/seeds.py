@@ -6,9 +6,10 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..inversion import Grid, InversionError, seeds
+from ..inversion import InversionError, seeds
 from ..inversion.noise import likeness, noise_scale
-from . import host, record
+from . import host
+from .host import record
 from .schema import CATEGORY, report_text, schema, seed_input
 
 SHOWN = [("norm", "Norm", 1), ("mean", "Mean", 0), ("neighbours", "Correlation of neighbours", 0)]
@@ -89,31 +90,29 @@ class Seeds(io.ComfyNode):
         sigmas: Tensor | None = None,
     ) -> io.NodeOutput:
         samples = host.samples_for(model, latent)
-        source, _ = record.read(model, latent, samples)
+        found, _ = record.read(model, latent, samples)
         remarks: list[str] = []
-        formats = model.get_model_object("latent_format")
-        if source is not None:
+        if found is not None:
             if sigmas is not None:
                 remarks.append("The record's own sigmas were used; the connected SIGMAS were not needed.")
-            sigmas, examples = torch.tensor([level.sigma for level in source.grid.levels]), source.latent
-            top = source.grid.levels[0]
+            grid, examples = found.inversion.grid, found.inversion.latent
         elif sigmas is not None:
-            sigmas, examples = host.checked_sigmas(model, sigmas), formats.process_in(samples.float().cpu())
-            top = Grid.from_sigmas(sigmas.tolist(), host.model_kind(model)).levels[0]
+            grid, examples = host.grid_of(model, sigmas), host.to_state(model, samples)
         else:
             raise InversionError(
                 "These latents carry no inversion record that fits them (batching latents drops it), so their noise "
                 "level is not known. Connect the SIGMAS of the Invert node that made them."
             )
+        top = grid.levels[0]
         scale = noise_scale(top)
         made = seeds(examples, count, torch.Generator().manual_seed(seed), spread, fresh, scale)
         ours, theirs = likeness(made, scale), likeness(examples, scale)
         lines = [f"{count} seeds from {len(examples)} examples, spread {spread:g}, fresh {fresh:g}."]
         for name, what, noise in SHOWN:
             lines.append(f"{what}: {_range(ours[name])}; of the examples {_range(theirs[name])}; of noise {noise}.")
-        out = {"samples": formats.process_out(made)}
+        out = {"samples": host.to_samples(model, made)}
         return io.NodeOutput(
-            out, host.InvertedNoise(model, made, top.sigma, seed), sigmas, report_text(lines + remarks)
+            out, host.InvertedNoise(model, made, top.sigma, seed), grid.sigmas, report_text(lines + remarks)
         )
 
 

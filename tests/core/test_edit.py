@@ -6,6 +6,7 @@ from problems import KINDS, Gaussian, Mixture, grid
 from torch import Tensor
 
 from inversion import DDIM, Denoiser, Departure, EasyInv, Grid, Inversion, InversionError, Keep, Level, invert, sample
+from inversion.loops import sample_departure
 
 
 def x0(*shape: int) -> Tensor:
@@ -25,8 +26,8 @@ CASES = [(kind, False) for kind in KINDS] + [("ve", True), ("flow", True)]
 def edited(denoiser: Denoiser, inversion: Inversion, **settings) -> tuple[Tensor, Tensor | None]:
     """(the edit, where it was let change)."""
     departure = Departure(denoiser, inversion, Keep(**settings))
-    e = departure.start(inversion.latent)
-    return departure.end(sample(departure, e, inversion.grid, noise=departure.no_noise(e))), departure.automatic.found()
+    e = sample_departure(departure, departure.start(inversion.latent), inversion.grid)
+    return departure.end(e), departure.automatic.found()
 
 
 @pytest.mark.parametrize(("kind", "ancestral"), CASES)

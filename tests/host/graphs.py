@@ -11,8 +11,14 @@ import comfy.supported_models
 import torch
 from torch import Tensor
 
-INVERT = {"EasyInv": "easyinv", "GuidedNR": "guided_nr", "FixedPoint": "fixed_point"}
-"""Invert nodes by what follows INV_ in their id, and their modules."""
+METHODS = ("EasyInv", "GuidedNR", "FixedPoint")
+"""The Invert nodes, by what follows INV_ in their ids."""
+
+
+def node_of(pack: ModuleType, node_id: str) -> Any:
+    """A node of the pack by its id."""
+    made = [*pack.nodes.invert.INVERT_NODES, *pack.nodes.invert.INVERTING_SAMPLERS]
+    return next(node for node in made if node.define_schema().node_id == node_id)
 
 
 def defaults(node: Any) -> dict[str, Any]:
@@ -38,15 +44,23 @@ class Bench:
 
     def invert(self, method: str = "EasyInv", **inputs: Any) -> tuple[dict, Any, Tensor, str]:
         """(LATENT, NOISE, SIGMAS, report) of an Invert Image node."""
-        node = getattr(getattr(self.pack.nodes, INVERT[method]), f"Invert{method}")
+        node = node_of(self.pack, f"INV_{method}")
         given = {"model": self.model, "positive": self.positive, "latent": self.latent, **defaults(node), **inputs}
         with torch.inference_mode():
             return node.execute(**given).args
 
     def sampler(self, method: str, **inputs: Any) -> Any:
         """The inverting SAMPLER of a method."""
-        node = getattr(getattr(self.pack.nodes, INVERT[method]), f"{method}Sampler")
+        node = node_of(self.pack, f"INV_{method}Sampler")
         return node.execute(**{**defaults(node), **inputs}).args[0]
+
+    def through(self, walk: Any, sigmas: Tensor, cfg: float = 1.0, **prompts: Any) -> tuple[Tensor, Any]:
+        """(samples, what the walk told), run by the host's guider on the bench's latent."""
+        host, given = self.pack.nodes.host, {"positive": self.positive, "negative": self.negative, **prompts}
+        with torch.inference_mode():
+            guider = host.guider_for(self.model, cfg=cfg, **given)
+            samples, grid = host.samples_for(self.model, self.latent), host.grid_of(self.model, sigmas)
+            return host.run(guider, samples, grid, walk, grid.steps)
 
     def edit(self, **inputs: Any) -> tuple[dict, str]:
         """(LATENT, report) of Edit From Latent."""

@@ -41,17 +41,14 @@ def converged_noise(bench: Bench, sigmas: torch.Tensor, cfg: float) -> Any:
     """The NOISE of a converged inversion."""
     library, host = bench.pack.inversion, bench.pack.nodes.host
     method = library.FixedPoint(80, TOLERANCE, anderson=3)
-    found = []
 
     def walk(denoiser, x, grid, callback):
-        found.append(library.invert(denoiser, x, grid, method))
-        return found[0].latent
+        found = library.invert(denoiser, x, grid, method)
+        return found.latent, found
 
-    with torch.inference_mode():
-        samples = host.samples_for(bench.model, bench.latent)
-        host.run(bench.model, bench.positive, bench.negative, cfg, samples, sigmas, walk, STEPS)
-    assert found[0].converged, found[0].report()
-    return host.InvertedNoise(bench.model, found[0].latent, float(sigmas[0]))
+    _, found = bench.through(walk, sigmas, cfg)
+    assert found.converged, found.report()
+    return host.InvertedNoise(bench.model, found.latent, float(sigmas[0]))
 
 
 def test_what_this_host_lacks_is_listed() -> None:

@@ -60,9 +60,9 @@ def test_a_gradient_agrees_with_central_differences(pack, architecture: str) -> 
     assert any(weight.is_inference() for weight in bench.model.model.parameters())
     errors = []
 
-    def walk(denoiser: Any, x: Tensor, grid: Any, callback: Any) -> Tensor:
+    def walk(denoiser: Any, x: Tensor, grid: Any, callback: Any) -> tuple[Tensor, None]:
         lower, upper = grid.upward()[1]
-        with pack.nodes.gradient.recording(denoiser) as recorded:
+        with pack.nodes.host.gradient.recording(denoiser) as recorded:
             start = x.clone()
 
             def residual(y: Tensor) -> Tensor:
@@ -79,13 +79,11 @@ def test_a_gradient_agrees_with_central_differences(pack, architecture: str) -> 
                     numeric = (residual(y + h * d) - residual(y - h * d)) / (2 * h)
                     exact = (g.double() * d.double()).sum()
                     errors.append(float((numeric - exact).abs() / (g.double().norm() * d.double().norm())))
-        return x
+        return x, None
 
     random = torch.Generator().manual_seed(1)
-    with nothing_left_behind(bench), torch.inference_mode():
-        host = pack.nodes.host
-        sigmas, samples = host.scheduled_sigmas(bench.model, 3, "normal", 1.0), bench.latent["samples"]
-        host.run(bench.model, bench.positive, bench.negative, 2.0, samples, sigmas, walk, 1)
+    with nothing_left_behind(bench):
+        bench.through(walk, pack.nodes.host.scheduled_sigmas(bench.model, 3, "normal", 1.0), cfg=2.0)
     assert max(errors) <= 1e-3
 
 
@@ -208,4 +206,4 @@ def test_several_gpus_are_refused(bench: Bench) -> None:
     """Without several GPUs the host cannot run such a model, so only the question itself can be asked."""
     guider = types.SimpleNamespace(model_patcher=bench.model, loaded_models=[])
     denoiser = bench.pack.nodes.host.HostDenoiser(guider, {"model_options": {"multigpu_clones": {}}}, None)
-    assert bench.pack.nodes.gradient.obstacle(denoiser) == "it runs on several GPUs"
+    assert bench.pack.nodes.host.gradient.obstacle(denoiser) == "it runs on several GPUs"

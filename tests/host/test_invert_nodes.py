@@ -8,7 +8,7 @@ import comfy.samplers
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import BasicGuider, DualCFGGuider, SamplerCustomAdvanced
-from graphs import INVERT, Bench, defaults, demo, relative
+from graphs import METHODS, Bench, defaults, demo, node_of, relative
 
 CONVERGED = {"iterations": 80, "tolerance": 5e-6}
 
@@ -146,7 +146,7 @@ def test_bad_settings_are_named(flow: Bench, method: str, inputs: dict, message:
         flow.invert(method, **inputs)
 
 
-@pytest.mark.parametrize("method", INVERT)
+@pytest.mark.parametrize("method", METHODS)
 def test_a_sampler_does_what_its_node_does(bench: Bench, method: str, caplog: pytest.LogCaptureFixture) -> None:
     steps = {"steps": 5, "cfg": 1.5, "negative": bench.negative}
     node, noise, sigmas, _ = bench.invert(method, **steps)
@@ -209,9 +209,8 @@ def test_an_interrupt_inside_an_iteration_stops_within_one_model_call(flow: Benc
 
 def test_seeds_stay_as_they_were_set(pack) -> None:
     """A seed that changed by itself after each run would invert again and edit another picture every time."""
-    for name in ("guided_nr", "fixed_point"):
-        module = getattr(pack.nodes, name)
-        node = next(v for v in vars(module).values() if hasattr(v, "define_schema") and "Invert" in v.__name__)
+    for name in ("GuidedNR", "FixedPoint"):
+        node = node_of(pack, f"INV_{name}")
         (seed,) = [i for i in node.define_schema().inputs if i.id == "seed"]
         assert seed.as_dict()["control_after_generate"] is False
         assert defaults(node)["seed"] == 0

@@ -10,9 +10,9 @@ import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, nn
 
-from ..inversion import Denoiser, Grid, GuidedNewton, InversionError, Level
-from ..inversion.gradient import backward_memory, gradient_error
-from .host import HostDenoiser
+from ...inversion import Denoiser, Grid, GuidedNewton, InversionError, Level
+from ...inversion.gradient import backward_memory, gradient_error
+from .guider import HostDenoiser
 
 # How near a right gradient is to a central difference at the least, and the length of that difference: below it
 # rounding shows, above it curvature. A wrong gradient (a weight overwritten, a part held constant) is off by more.

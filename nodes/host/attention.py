@@ -6,15 +6,29 @@ source's states, queries and keys make the edit arrange its own values as the so
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..inversion import Inversion, InversionError, Level
-from .host import HostDenoiser
+from ...inversion import Inversion, InversionError, Level
+from .guider import HostDenoiser
 
 OVERRIDE = "optimized_attention_override"
+
+
+@dataclass(frozen=True)
+class Structure:
+    """How much of the source's self-attention an edit borrows.
+
+    Arguments:
+        steps: share of the steps, from the noisy end.
+        layers: share of the self-attention layers, from the last.
+    """
+
+    steps: float = 0.0
+    layers: float = 1.0
 
 
 class SharedAttention:
@@ -28,13 +42,12 @@ class SharedAttention:
     Arguments:
         denoiser: the host's.
         source: the inversion; its states are the source's at every level.
-        steps: share of the steps, from the noisy end, that share.
-        layers: share of the self-attention layers, from the last, that share.
+        structure: how many steps and layers share.
     """
 
-    def __init__(self, denoiser: HostDenoiser, source: Inversion, steps: float, layers: float) -> None:
-        self.denoiser, self.source, self.layers = denoiser, source, layers
-        count = round(steps * source.grid.steps)
+    def __init__(self, denoiser: HostDenoiser, source: Inversion, structure: Structure) -> None:
+        self.denoiser, self.layers = denoiser, structure.layers
+        count = round(structure.steps * source.grid.steps)
         self.points = dict(zip(source.grid.levels[:count], source.points.flip(0), strict=False))
         self.seen = self.total = self.evaluations = 0
 

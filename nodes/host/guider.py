@@ -1,0 +1,222 @@
+"""MODEL and CONDITIONING as a `Denoiser` on a `Grid`, run by the host's own guider.
+
+Because the guider runs it, conditioning, areas, ControlNet, LoRA, hooks, wrappers, offload, previews, progress and
+interrupts are the host's.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from torch import Tensor
+
+from ...inversion import Callback, Grid, InversionError, Level
+from .hooks import HookSchedules
+from .latents import kind
+
+
+class Guider(comfy.samplers.CFGGuider):
+    """The host's CFGGuider, with the source's prompt and cfg beside the edit's: one of them is asked at a time."""
+
+    source_cfg = 1.0
+    asks_source = False
+
+    def predict_noise(self, x: Tensor, timestep: Tensor, model_options: dict | None = None, seed: Any = None) -> Tensor:
+        positive = self.conds["source" if self.asks_source else "positive"]
+        cfg = self.source_cfg if self.asks_source else self.cfg
+        return comfy.samplers.sampling_function(
+            self.inner_model, x, timestep, self.conds.get("negative"), positive, cfg, model_options or {}, seed
+        )
+
+    @contextmanager
+    def asking_source(self) -> Iterator[None]:
+        self.asks_source = True
+        try:
+            yield
+        finally:
+            self.asks_source = False
+
+
+def guider_for(
+    model: Any, positive: Any, negative: Any, cfg: float, source: Any = None, source_cfg: float = 1.0
+) -> Guider:
+    """A guider for these prompts. `negative` may be None where the host does not evaluate it.
+
+    Raises:
+        InversionError: `negative` is missing.
+    """
+    require_negative(model, negative, cfg=cfg, **({} if source is None else {"source_cfg": source_cfg}))
+    guider = Guider(model)
+    prompts = {"positive": positive, "negative": negative, "source": source}
+    guider.inner_set_conds({name: prompt for name, prompt in prompts.items() if prompt is not None})
+    guider.set_cfg(cfg)
+    guider.source_cfg = source_cfg
+    return guider
+
+
+def require_negative(model: Any, negative: Any, **cfgs: float) -> None:
+    """Say that `negative` is not connected where the host evaluates it.
+
+    Arguments:
+        cfgs: each guidance by its widget's name.
+    """
+    if negative is not None:
+        return
+    way_out = "Connect it: an empty CLIP Text Encode will do."
+    guided = {name: cfg for name, cfg in cfgs.items() if not math.isclose(cfg, 1.0)}
+    if guided:
+        named = " and ".join(f"{name} {cfg:g}" for name, cfg in guided.items())
+        compares = "compares" if len(guided) == 1 else "compare"
+        raise InversionError(
+            f"{named} {compares} with a negative prompt, but `negative` is not connected. {way_out} Or set "
+            f"{' and '.join(guided)} to 1."
+        )
+    if model.model_options.get("disable_cfg1_optimization"):
+        raise InversionError(
+            "A patch on this model (such as Self-Attention Guidance) uses the negative prompt even at cfg 1, but "
+            f"`negative` is not connected. {way_out} Or remove the patch."
+        )
+
+
+@dataclass(frozen=True)
+class HostDenoiser:
+    """The host's guider as a `Denoiser`.
+
+    Arguments:
+        guider: what the host gives a sampler; its model is loaded and its conditioning prepared.
+        options: what the host wants passed on with each call: this run's own copy of the model options, and the seed.
+        hooks: this run's scheduled hooks.
+    """
+
+    guider: Any
+    options: dict[str, Any]
+    hooks: HookSchedules
+
+    def __call__(self, x: Tensor, level: Level) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self.hooks.prepare(level.sigma, self.options["model_options"])
+        return self.guider(x, x.new_full((x.shape[0],), level.sigma), **self.options)
+
+    def of_source(self, x: Tensor, level: Level) -> Tensor:
+        """The same with the source's prompt, for a `Guider` that has it."""
+        with self.guider.asking_source():
+            return self(x, level)
+
+
+Walk = Callable[[HostDenoiser, Tensor, Grid, Callback], tuple[Tensor, Any]]
+"""What runs in place of a sampler function: (denoiser, x, grid, callback) -> (state, what else there is to tell).
+
+All states are in the model's state space.
+"""
+
+
+class WalkSampler(comfy.samplers.KSAMPLER):
+    """A host sampler that runs a `Walk` on the latent as it stands.
+
+    The host's own wrapping is skipped on purpose: its noise scaling would multiply a flow latent by 1 - sigma = 0, its
+    inverse would divide by it, and its mask blend would show the model the clean picture where noise belongs.
+
+    Arguments:
+        walk: what to run.
+        grid: the levels; None for those of the sigmas that the host passes.
+        ancestral: whether levels from the host's sigmas have ancestral steps.
+    """
+
+    def __init__(self, walk: Walk, grid: Grid | None = None, ancestral: bool = False) -> None:
+        super().__init__(walk)
+        self.grid, self.ancestral = grid, ancestral
+        self.told: Any = None
+
+    def sample(
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict,
+        callback: Callable | None,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
+        check_run(model_wrap, sigmas, extra_args["model_options"])
+        grid = self.grid
+        if grid is None:
+            family = kind(model_wrap.inner_model.model_sampling)
+            grid = Grid.from_sigmas(sigmas.tolist(), family, ancestral=self.ancestral)
+
+        def report(index: int, total: int, x: Tensor, denoised: Tensor) -> None:
+            if callback is not None:
+                callback(index, denoised, x, total)
+
+        denoiser = HostDenoiser(model_wrap, extra_args, HookSchedules(model_wrap, sigmas))
+        state, self.told = self.sampler_function(denoiser, latent_image, grid, report)
+        return state
+
+
+def check_run(guider: Any, sigmas: Tensor, model_options: dict) -> None:
+    """Look for what makes the inversion and the sampling two different models.
+
+    Raises:
+        InversionError: a cache of earlier steps on the model, or a sigma without conditioning, where the host predicts
+            zeros.
+    """
+    cache = model_options["transformer_options"].get("easycache")
+    if cache is not None:
+        raise InversionError(
+            f"{cache.name} predicts from the steps before, and the inversion goes through them in the other order. "
+            "Connect the model without it."
+        )
+    one_prompt = math.isclose(getattr(guider, "cfg", 0.0), 1.0) and not model_options.get("disable_cfg1_optimization")
+    for name, conds in guider.conds.items():
+        active = torch.full_like(sigmas[:-1], name == "negative" and one_prompt, dtype=torch.bool)
+        for cond in conds:
+            start, end = cond.get("timestep_start", math.inf), cond.get("timestep_end", -math.inf)
+            active |= (sigmas[:-1] <= start) & (sigmas[:-1] >= end)
+        if not active.all():
+            without = ", ".join(f"{sigma:g}" for sigma in sigmas[:-1][~active].tolist())
+            raise InversionError(
+                f"There is no {name} conditioning at sigma {without}. A prompt with a timestep range "
+                "(ConditioningSetTimestepRange) needs others that cover the rest; combine them."
+            )
+
+
+def run(
+    guider: Any,
+    samples: Tensor,
+    grid: Grid,
+    walk: Walk,
+    calls: int,
+    seed: int = 0,
+    *,
+    preview: bool = True,
+) -> tuple[Tensor, Any]:
+    """Run `walk` on a LATENT's samples through one of the host's guiders.
+
+    Arguments:
+        calls: how many times the walk will report progress.
+        seed: of the noise of ancestral steps.
+        preview: whether the steps are shown on the node, as the user has set it. The page keeps the last one there,
+            over a picture that the node itself shows.
+
+    Returns:
+        (samples in the same (VAE) space, what the walk told beside its state).
+    """
+    samples = samples.float()  # older hosts would start in the half precision that a LATENT may come in
+    callback = latent_preview.prepare_callback(guider.model_patcher, calls) if preview else _bar(calls)
+    quiet = not comfy.utils.PROGRESS_BAR_ENABLED
+    noise = torch.zeros_like(samples)
+    sampler = WalkSampler(walk, grid)
+    done = guider.sample(noise, samples, sampler, grid.sigmas, callback=callback, disable_pbar=quiet, seed=seed)
+    return done, sampler.told
+
+
+def _bar(calls: int) -> Callable[[int, Tensor, Tensor, int], None]:
+    bar = comfy.utils.ProgressBar(calls)
+    return lambda step, _clean, _state, total: bar.update_absolute(step + 1, total)

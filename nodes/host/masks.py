@@ -1,0 +1,57 @@
+"""MASK and noise_mask: where an edit may change things, at the size of the latent, and back at the picture's."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...inversion import InversionError
+
+
+def mask_for(latent: dict, samples: Tensor, mask: Tensor | None = None, feather: int = 0) -> Tensor | None:
+    """Where the edit may change things, (B or 1, 1, ..., H, W) at the size of the samples; None if no mask is given.
+
+    Arguments:
+        latent: its noise_mask counts.
+        mask: another MASK, (B or 1, H, W); where both are given, both have to allow.
+        feather: over how many latent pixels the masks' edges fall off, inward: outside they stay exactly 0.
+
+    Raises:
+        InversionError: a mask has another shape of picture or another batch.
+    """
+    given = [_at_latent_size(m, samples) for m in (latent.get("noise_mask"), mask) if m is not None]
+    if not given:
+        return None
+    allowed = given[0] if len(given) == 1 else given[0] * given[1]
+    if feather:
+        window = 2 * feather + 1
+        soft = torch.nn.functional.avg_pool2d(allowed, window, stride=1, padding=feather, count_include_pad=False)
+        inside = 1 - torch.nn.functional.max_pool2d((allowed < 1).float(), window, stride=1, padding=feather)
+        allowed = torch.maximum(allowed * (2 * soft - 1).clamp(min=0), inside)
+    height, width = samples.shape[-2:]
+    return allowed.reshape(allowed.shape[0], 1, *[1] * (samples.ndim - 4), height, width)
+
+
+def _at_latent_size(mask: Tensor, samples: Tensor) -> Tensor:
+    mask = mask.float().reshape(-1, 1, *mask.shape[-2:])
+    height, width = samples.shape[-2:]
+    ratio = (mask.shape[-2] / height, mask.shape[-1] / width)
+    if not math.isclose(*ratio, rel_tol=0.05):
+        raise InversionError(
+            f"The mask is {mask.shape[-1]} x {mask.shape[-2]}, which is not the shape of the latent "
+            f"({width} x {height}). Draw it on the picture that was inverted."
+        )
+    if mask.shape[0] not in (1, samples.shape[0]):
+        raise InversionError(
+            f"The mask has a batch of {mask.shape[0]}, the latent of {samples.shape[0]}. Use one mask, or one for each."
+        )
+    # The mean over each latent cell: a cell that the mask does not touch stays exactly 0.
+    return torch.nn.functional.interpolate(mask, size=(height, width), mode="area").clamp(0, 1)
+
+
+def picture_mask(model: Any, mask: Tensor) -> Tensor:
+    """A latent mask as the host's MASK, (B, H, W): pictures are larger than their latents."""
+    ratio = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
+    flat = mask.float().cpu().reshape(-1, 1, *mask.shape[-2:] if mask.ndim > 3 else (1, mask.shape[-1]))
+    return torch.nn.functional.interpolate(flat, scale_factor=float(ratio), mode="nearest")[:, 0]

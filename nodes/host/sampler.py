@@ -1,0 +1,120 @@
+"""SAMPLER: the host's samplers, and those of any pack, run on a departure or on a state as it stands."""
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ...inversion import Callback, Denoiser, Departure, Grid, InversionError, Level
+from ...inversion.playback import WORKING, Model, Playback, Sampler
+from .guider import HostDenoiser
+from .latents import kind
+
+AS_INVERTED = "as inverted"
+# By these a sampler looks into the guidance: CFG++ samplers want the unconditional estimate beside the guided one.
+HOOKS = (
+    "sampler_pre_cfg_function",
+    "sampler_cfg_function",
+    "sampler_post_cfg_function",
+    "sampler_calc_cond_batch_function",
+)
+
+
+def sampler_names() -> list[str]:
+    return list(comfy.samplers.SAMPLER_NAMES)
+
+
+def sampler_object(name: str) -> Any:
+    return comfy.samplers.sampler_object(name)
+
+
+def name_of(sampler: Any) -> str:
+    """What the host's lists call a SAMPLER, as far as it tells."""
+    function = getattr(sampler, "sampler_function", None)
+    name = getattr(function, "__name__", type(sampler).__name__)
+    return name.removeprefix("sample_").removesuffix("_function")
+
+
+def play(
+    sampler: Any, departure: Departure, denoiser: HostDenoiser, e: Tensor, grid: Grid, callback: Callback
+) -> Tensor:
+    """The departure's clean latent, from `e` at the grid's first level, by a SAMPLER.
+
+    Raises:
+        InversionError: the sampler cannot follow an inversion; no model call has been made then.
+    """
+    playable = _playable(sampler, denoiser, grid.sigmas)
+    playback = Playback.prepare(playable, e, name_of(sampler), departure.source.trajectory.device)
+    return playback.run(departure, e, kind(denoiser.guider.inner_model.model_sampling), callback)
+
+
+def play_plain(
+    sampler: Any, beside: Denoiser, denoiser: HostDenoiser, x: Tensor, grid: Grid, callback: Callback
+) -> tuple[Tensor, int]:
+    """(the clean latent, model calls), from the state `x` at the grid's first level, by a SAMPLER of the host's list.
+
+    Arguments:
+        beside: who answers the sampler.
+        denoiser: what the sampler sees of the host.
+    """
+    flow, calls = kind(denoiser.guider.inner_model.model_sampling) == "flow", 0
+
+    def answer(state: Tensor, sigma: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        value = float(sigma.flatten()[0])
+        return beside(state, Level(1 - value if flow else 1.0, value))
+
+    def show(step: dict) -> None:
+        callback(step["i"], grid.steps, step["x"], step["denoised"])
+
+    model = comfy.samplers.KSamplerX0Inpaint(_StandIn(denoiser, answer, name_of(sampler)), grid.sigmas)
+    model.latent_image = model.noise = None
+    options = {**denoiser.options, "denoise_mask": None}
+    levels = grid.sigmas.to(x.device, copy=True)
+    end = sampler.sampler_function(
+        model, x, levels, extra_args=options, callback=show, disable=True, **sampler.extra_options
+    )
+    return end, calls
+
+
+class _StandIn:
+    """What a sampler takes for the host's guider: the guider in all but its answers."""
+
+    def __init__(self, denoiser: HostDenoiser, answer: Model, name: str) -> None:
+        self._guider, self._answer, self._name = denoiser.guider, answer, name
+        self._options = denoiser.options["model_options"]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._guider, name)
+
+    def __call__(self, x: Tensor, timestep: Tensor, model_options: dict | None = None, seed: Any = None) -> Tensor:
+        if any((model_options or {}).get(hook) != self._options.get(hook) for hook in HOOKS):
+            raise InversionError(
+                f"{self._name} looks into the guidance, as CFG++ samplers do, and of that an inversion keeps nothing. "
+                f"Choose another sampler, such as {WORKING}."
+            )
+        return self._answer(x, timestep)
+
+
+def _playable(sampler: Any, denoiser: HostDenoiser, sigmas: Tensor) -> Sampler:
+    """A SAMPLER as the library runs it: on states as they stand."""
+    rule = denoiser.guider.inner_model.model_sampling
+    flow = kind(rule) == "flow"
+
+    def run(model: Callable[[Tensor, Tensor], Tensor], start: Tensor) -> Tensor:
+        stand_in = _StandIn(denoiser, model, name_of(sampler))
+        levels = sigmas.to(start.device, copy=True)  # uni_pc writes into them
+        top, end = float(sigmas[0]), float(sigmas[-1])
+        # The host takes a flow's latent times 1 - sigma for its start, and its end over 1 - sigma for a latent.
+        latent = start / (1 - top) if flow and top < 1 else start
+        with torch.random.fork_rng([start.device] if start.device.type == "cuda" else []):
+            torch.manual_seed(denoiser.options.get("seed") or 0)  # for samplers that draw without a seed
+            done = sampler.sample(
+                stand_in, levels, {**denoiser.options}, None, torch.zeros_like(start), latent, None, True
+            )
+        return (done * (1 - end) if flow else done).to(start.dtype)
+
+    return run

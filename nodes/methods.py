@@ -1,0 +1,240 @@
+"""The inversion methods in the graph: one row each, from which its Invert node and its inverting SAMPLER are built."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..inversion import Denoiser, EasyInv, FixedPoint, GuidedNewton, Method
+from .host import gradient, model_kind
+from .schema import advanced
+
+Ready = AbstractContextManager[tuple[Method, Denoiser, Tensor, str]]
+ALIASES = ("unsample", "unsampler", "noise inversion", "reconstruct")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method.
+
+    Arguments:
+        id: the nodes are INV_<id> and INV_<id>Sampler.
+        name: in the nodes' titles, in brackets.
+        description: of the Invert node, after "Turns a picture's latent into the noise that regenerates it".
+        aliases: what else people may search for.
+        inputs: its settings, for the Invert node (True) or the SAMPLER (False).
+        method: the method and remarks for the report, from the model (None in the SAMPLER) and the settings by name.
+        prepare: what the method needs of the host, where that is more than a denoiser: from the method, the settings,
+            the denoiser, the clean latent and the grid to what takes their place, and a remark.
+        steps: the default number of steps.
+        ancestral: whether it can invert euler_ancestral too.
+        essential: whether newer frontends list it among the essentials.
+    """
+
+    id: str
+    name: str
+    description: str
+    aliases: tuple[str, ...]
+    inputs: Callable[[bool], list[io.Input]]
+    method: Callable[[Any, dict[str, Any]], tuple[Method, list[str]]]
+    prepare: Callable[..., Ready] | None = None
+    steps: int = 20
+    ancestral: bool = True
+    essential: bool = False
+
+
+# --- EasyInv, arXiv 2408.05159 ----------------------------------------------------------------------------------------
+
+# The paper's settings (section 4.1 and the authors' example): eta, start, length.
+PRESETS = {"SD1.x": (0.5, 0.05, 0.2), "SDXL": (0.8, 0.85, 0.1)}
+
+
+def _easyinv_inputs(in_node: bool) -> list[io.Input]:
+    custom = "Used when preset is custom."
+    presets, default = (["auto", *PRESETS], "auto") if in_node else ([*PRESETS], "SD1.x")
+    auto = " auto: SDXL's for SDXL models, SD1.x's for all others." if in_node else ""
+    return [
+        io.Combo.Input(
+            "preset",
+            options=[*presets, "custom"],
+            default=default,
+            tooltip=f"EasyInv's settings from the paper.{auto}",
+        ),
+        io.Float.Input(
+            "eta",
+            default=0.5,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip=f"Weight of the new latent in the blend; 1 is plain DDIM inversion. {custom}",
+        ),
+        io.Float.Input(
+            "start", default=0.05, min=0.0, max=1.0, step=0.01, tooltip=f"Share of steps before the blend. {custom}"
+        ),
+        io.Float.Input(
+            "length", default=0.2, min=0.0, max=1.0, step=0.01, tooltip=f"Share of steps to blend. {custom}"
+        ),
+        advanced(
+            io.Combo.Input(
+                "placement",
+                options=["after", "before"],
+                default="after",
+                tooltip="after: as in the paper. before: as in the authors' scripts.",
+            )
+        ),
+    ]
+
+
+def _easyinv(model: Any, given: dict[str, Any]) -> tuple[Method, list[str]]:
+    preset, remarks = given["preset"], []
+    if preset == "auto":
+        preset = "SDXL" if type(model.get_model_object("latent_format")).__name__.startswith("SDXL") else "SD1.x"
+        remarks.append(f"Preset auto chose {preset}'s settings.")
+        if model_kind(model) == "flow":
+            remarks.append("The EasyInv paper shows no flow model: compare eta 1, which is plain DDIM inversion.")
+    eta, start, length = PRESETS.get(preset, (given["eta"], given["start"], given["length"]))
+    return EasyInv(eta, start, length, given["placement"]), remarks
+
+
+# --- guided Newton-Raphson, arXiv 2312.12540 --------------------------------------------------------------------------
+
+
+def _tolerance(default: float, example: str = "") -> io.Input:
+    return io.Float.Input(
+        "tolerance",
+        default=default,
+        min=0.0,
+        max=1.0,
+        step=0.0001,
+        tooltip=f"Relative residual at which a step is solved and its remaining iterations are saved{example}. "
+        "0 spends them all.",
+    )
+
+
+def _guided_nr_inputs(in_node: bool) -> list[io.Input]:
+    del in_node
+    return [
+        io.Int.Input(
+            "iterations",
+            default=2,
+            min=1,
+            max=100,
+            tooltip="Newton iterations per step, a model call each. The paper takes 1 or 2.",
+        ),
+        io.Float.Input(
+            "guidance",
+            default=0.1,
+            min=0.0,
+            max=100.0,
+            step=0.01,
+            tooltip="Lambda of the paper: how strongly the solution is pulled toward likely noise. 0 is plain Newton.",
+        ),
+        _tolerance(0.0, ", such as 0.01"),
+        io.Combo.Input(
+            "gradient",
+            options=["auto", "sign", "autograd", "min-norm"],
+            default="auto",
+            tooltip="sign: the released code's step, without a gradient of the model. autograd: the paper's, and "
+            "min-norm: its shortest solution; both differentiate the model, with a backward pass for each iteration "
+            "but the last, and much memory. auto: sign at cfg 1, where it does as well; else min-norm if the model can "
+            "be differentiated.",
+        ),
+        advanced(
+            io.Combo.Input(
+                "start",
+                options=["extrapolated", "native", "state"],
+                default="extrapolated",
+                tooltip="The first guess of each step. extrapolated: from the steps before, the best. native: the "
+                "known latent in the model's own scale, the paper's. state: as it stands, the released Turbo code's.",
+            )
+        ),
+    ]
+
+
+def _guided_nr(model: Any, given: dict[str, Any]) -> tuple[Method, list[str]]:
+    del model
+    fixed = "sign" if given["gradient"] == "auto" else given["gradient"]  # auto is decided when the model is loaded
+    named = {name: given[name] for name in ("iterations", "guidance", "start", "tolerance")}
+    return GuidedNewton(gradient=fixed, **named), []
+
+
+def _with_gradient(method: Any, given: dict[str, Any], *run: Any) -> Ready:
+    return gradient.prepared(method, given["gradient"] == "auto", *run)
+
+
+# --- fixed-point iteration; plain DDIM is a setting of it -------------------------------------------------------------
+
+WARM_START: dict[str, Any] = {"extrapolated": True, "last slope": "last", "native": False}
+
+
+def _fixed_point_inputs(in_node: bool) -> list[io.Input]:
+    del in_node
+    return [
+        io.Int.Input(
+            "iterations",
+            default=8,
+            min=1,
+            max=1000,
+            tooltip="Most model calls per step. 1 costs what DDIM inversion costs, and with start 'native' it is DDIM "
+            "inversion.",
+        ),
+        _tolerance(0.01),
+        advanced(
+            io.Combo.Input(
+                "start",
+                options=list(WARM_START),
+                default="extrapolated",
+                tooltip="The first guess of each step. extrapolated: from the last two steps, the best. last slope: as "
+                "Uni-Inv. native: the known latent in the model's own scale, as DDIM inversion.",
+            )
+        ),
+        advanced(
+            io.Int.Input(
+                "anderson",
+                default=3,
+                min=0,
+                max=10,
+                tooltip="How many iterates Anderson acceleration looks back on. 0 is plain iteration.",
+            )
+        ),
+    ]
+
+
+def _fixed_point(model: Any, given: dict[str, Any]) -> tuple[Method, list[str]]:
+    del model
+    return FixedPoint(given["iterations"], given["tolerance"], WARM_START[given["start"]], given["anderson"]), []
+
+
+METHODS = (
+    Row(
+        id="EasyInv",
+        name="EasyInv",
+        description="One model call per step.",
+        aliases=("ddim inversion", "flip sigmas"),
+        inputs=_easyinv_inputs,
+        method=_easyinv,
+        ancestral=False,
+        essential=True,
+    ),
+    Row(
+        id="GuidedNR",
+        name="Guided NR",
+        description="By guided Newton-Raphson. Made for models of few steps (2 to 8).",
+        aliases=("newton raphson", "turbo inversion", "renoise"),
+        inputs=_guided_nr_inputs,
+        method=_guided_nr,
+        prepare=_with_gradient,
+        steps=4,
+    ),
+    Row(
+        id="FixedPoint",
+        name="Fixed Point",
+        description="Repeats each step until it is solved, as exactly as asked. The most exact Invert node at cfg 1.",
+        aliases=("ddim inversion", "renoise", "anderson"),
+        inputs=_fixed_point_inputs,
+        method=_fixed_point,
+    ),
+)
