@@ -52,7 +52,7 @@ def report(bench: Bench, vae: Any, latent: dict, **inputs: Any) -> Any:
 
 def layout_of(bench: Bench, drawn: Tensor, width: int, height: int, rows: int) -> Any:
     """The layout that has the drawing's size; how many lines the headline has is not known before."""
-    make = bench.pack.nodes.report.Layout
+    make = bench.pack.nodes.report_picture.Layout
     fitting = [
         found for lines in range(1, 12) if (found := make(width, height, rows, lines)).size[::-1] == drawn.shape[1:3]
     ]
@@ -124,7 +124,7 @@ def test_without_an_image_the_vaes_own_picture_is_the_original(flow: Bench, vae:
 
 @pytest.mark.once
 def test_equal_pictures_have_no_difference(flow: Bench, picture: Tensor) -> None:
-    module = flow.pack.nodes.report
+    module = flow.pack.nodes.report_picture
     drawn = module.draw(picture, picture.clone(), ["no difference"], torch.tensor([0.0, 1e-3]), "Equal.")
     layout = layout_of(flow, drawn, 320, 320, 1)
     assert not panel(drawn, layout, 0, 2).any()
@@ -180,7 +180,7 @@ def test_pictures_of_all_sizes_are_drawn_to_be_seen(
     random = torch.Generator().manual_seed(0)
     picture = torch.rand(1, height, width, 3, generator=random)
     words = "A headline of many words. " * 8
-    drawn = flow.pack.nodes.report.draw(picture, 1 - picture, ["1 dB"], torch.tensor([1e-9, 1e-3, 50.0]), words)
+    drawn = flow.pack.nodes.report_picture.draw(picture, 1 - picture, ["1 dB"], torch.tensor([1e-9, 1e-3, 50.0]), words)
     layout = layout_of(flow, drawn, width * larger // smaller, height * larger // smaller, 1)
     assert layout.lines > 1
     expected = picture[0].unflatten(0, (-1, smaller)).unflatten(2, (-1, smaller)).mean((1, 3))
@@ -190,7 +190,7 @@ def test_pictures_of_all_sizes_are_drawn_to_be_seen(
 @pytest.mark.once
 def test_the_curve_is_at_the_residuals(flow: Bench, picture: Tensor) -> None:
     """Found by its colour: in each step's column as high as the residual's logarithm is, on the scale of the plot."""
-    module = flow.pack.nodes.report
+    module = flow.pack.nodes.report_picture
     residuals = torch.tensor([1e-3, 1e-1, 1e-2, 1.0, 1e-2])
     drawn = module.draw(picture, picture, [""], residuals, "Words.")
     layout = layout_of(flow, drawn, 320, 320, 1)
