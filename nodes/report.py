@@ -69,7 +69,8 @@ class InversionReport(io.ComfyNode):
             return back, psnr(clean, back.to(clean))
 
         started = time.perf_counter()
-        guider = host.guider_for(model, positive, negative, cfg)
+        connect = "Connect the one that the picture was inverted with."
+        guider = host.guider_for(model, positive, negative, cfg, connect=connect)
         samples = host.samples_for(model, latent)
         back, decibels = host.run(guider, samples, source.grid, walk, steps, preview=False)
         seconds = time.perf_counter() - started

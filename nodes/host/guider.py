@@ -45,44 +45,40 @@ class Guider(comfy.samplers.CFGGuider):
 
 
 def guider_for(
-    model: Any, positive: Any, negative: Any, cfg: float, source: Any = None, source_cfg: float = 1.0
+    model: Any,
+    positive: Any,
+    negative: Any,
+    cfg: float,
+    source: Any = None,
+    source_cfg: float = 1.0,
+    *,
+    connect: str = "Connect it: an empty CLIP Text Encode will do.",
 ) -> Guider:
     """A guider for these prompts. `negative` may be None where the host does not evaluate it.
+
+    Arguments:
+        connect: what to do about a `negative` that is missing.
 
     Raises:
         InversionError: `negative` is missing.
     """
-    require_negative(model, negative, cfg=cfg, **({} if source is None else {"source_cfg": source_cfg}))
+    cfgs = {"cfg": cfg} if source is None else {"cfg": cfg, "source_cfg": source_cfg}
+    guided = " and ".join(f"{name} {value:g}" for name, value in cfgs.items() if not math.isclose(value, 1.0))
+    if negative is None and guided:
+        raise InversionError(
+            f"Guidance ({guided}) compares with a negative prompt, but `negative` is not connected. {connect}"
+        )
+    if negative is None and model.model_options.get("disable_cfg1_optimization"):
+        raise InversionError(
+            "A patch on this model (such as Self-Attention Guidance) uses the negative prompt even at cfg 1, but "
+            f"`negative` is not connected. {connect} Or remove the patch."
+        )
     guider = Guider(model)
     prompts = {"positive": positive, "negative": negative, "source": source}
     guider.inner_set_conds({name: prompt for name, prompt in prompts.items() if prompt is not None})
     guider.set_cfg(cfg)
     guider.source_cfg = source_cfg
     return guider
-
-
-def require_negative(model: Any, negative: Any, **cfgs: float) -> None:
-    """Say that `negative` is not connected where the host evaluates it.
-
-    Arguments:
-        cfgs: each guidance by its widget's name.
-    """
-    if negative is not None:
-        return
-    way_out = "Connect it: an empty CLIP Text Encode will do."
-    guided = {name: cfg for name, cfg in cfgs.items() if not math.isclose(cfg, 1.0)}
-    if guided:
-        named = " and ".join(f"{name} {cfg:g}" for name, cfg in guided.items())
-        compares = "compares" if len(guided) == 1 else "compare"
-        raise InversionError(
-            f"{named} {compares} with a negative prompt, but `negative` is not connected. {way_out} Or set "
-            f"{' and '.join(guided)} to 1."
-        )
-    if model.model_options.get("disable_cfg1_optimization"):
-        raise InversionError(
-            "A patch on this model (such as Self-Attention Guidance) uses the negative prompt even at cfg 1, but "
-            f"`negative` is not connected. {way_out} Or remove the patch."
-        )
 
 
 @dataclass(frozen=True)

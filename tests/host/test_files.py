@@ -13,7 +13,7 @@ import folder_paths
 import pytest
 import torch
 from client import Client, Graph, QueueError
-from graphs import Bench, defaults, demo
+from graphs import Bench, defaults, demo, node_of
 from host import Server
 from PIL import Image
 from safetensors import safe_open
@@ -271,7 +271,7 @@ def graph_of(pack: Any, steps: int) -> Graph:
     """Inverts a picture, reports, saves and edits."""
     modules = pack.nodes
     wires = {"model": ["model", 0], "positive": ["was", 0]}
-    inverter = {**defaults(modules.fixed_point.InvertFixedPoint), **wires, "latent": ["encoded", 0], "steps": steps}
+    inverter = {**defaults(node_of(pack, "INV_FixedPoint")), **wires, "latent": ["encoded", 0], "steps": steps}
     edit = {**defaults(modules.edit.EditFromLatent), **wires, "positive": ["is", 0], "latent": ["inverted", 0]}
     contents = {
         "model": ("INV_DemoModel", {"version": "flow"}),

@@ -129,7 +129,7 @@ def test_equal_pictures_have_no_difference(flow: Bench, picture: Tensor) -> None
     layout = layout_of(flow, drawn, 320, 320, 1)
     assert not panel(drawn, layout, 0, 2).any()
     assert panel(drawn, layout, 0, 1).any()
-    assert module._how_near(picture[0], picture[0], picture[0]) == "no difference"
+    assert flow.pack.nodes.report._how_near(picture[0], picture[0], picture[0]) == "no difference"
 
 
 @pytest.mark.once
@@ -240,7 +240,9 @@ def test_what_cannot_be_reported_is_refused(bench: Bench, vae: Any, picture: Ten
     given = {"negative": bench.negative}
     with pytest.raises(error, match=r"no inversion record. Connect it straight from an Invert Image node"):
         report(bench, vae, bench.latent)
-    with pytest.raises(error, match=r"inverted at cfg 2.*`negative` is not connected"):
+    with pytest.raises(
+        error, match=r"cfg 2.*`negative` is not connected. Connect the one that the picture was inverted with"
+    ):
         report(bench, vae, latent)
     with pytest.raises(error, match=r"values were changed.*Connect it straight"):
         report(bench, vae, {**latent, "samples": latent["samples"] * 1.1}, **given)
