@@ -27,6 +27,7 @@ from torch import Tensor
 from .errors import InversionError
 
 Kind = Literal["ve", "vp", "flow"]
+SAME_LEVEL = 1e-5  # relative; samplers take logarithms of sigmas and back
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,12 @@ class Grid:
         """(cleaner, noisier) for each step of an inversion, clean end first."""
         rising = self.levels[::-1]
         return list(pairwise(rising))
+
+    def nearest(self, level: Level) -> tuple[int, bool]:
+        """Which of the noisy levels, counted from the noisy end, is nearest, and whether it is this one."""
+        wanted, times = self.time(level), [self.time(known) for known in self.levels[:-1]]
+        k = min(range(len(times)), key=lambda k: abs(times[k] - wanted))
+        return k, math.isclose(times[k], wanted, rel_tol=SAME_LEVEL)
 
     def unit(self, level: Level) -> float:
         """What the state is divided by in the ODE's coordinates."""

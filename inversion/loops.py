@@ -111,7 +111,8 @@ def sample(
                 f"{grid.steps} of kind {grid.kind!r}, or other levels. Use the inversion's own grid."
             )
         departure = Departure(denoiser, source, keep)
-        return departure.end(sample_departure(departure, departure.start(x), grid, callback))
+        e = sample_departure(departure, departure.start(x, grid.levels[0]), grid, callback)
+        return departure.end(e, grid.levels[-1])
     fixed = _noise(noise, grid, x)
     for k, (upper, lower) in enumerate(pairwise(grid.levels)):
         denoised = denoiser(x, upper)

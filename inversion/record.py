@@ -64,6 +64,21 @@ class Inversion:
         """Whether every step met the tolerance that was asked for; None where none was."""
         return bool((self.residuals <= self.tolerance).all()) if self.tolerance > 0 else None
 
+    def state(self, level: Level, like: Tensor) -> Tensor:
+        """The state at `level`, (B, C, ...); between two levels on the straight line from one state to the other.
+
+        On the device and in the dtype of `like`.
+        """
+        grid, last = self.grid, self.grid.steps
+        k, on_it = grid.nearest(level)
+        if on_it:
+            return self.trajectory[last - k].to(like)
+        times, wanted = [grid.time(known) for known in grid.levels], grid.time(level)
+        k = next((k for k in range(1, last) if times[k] <= wanted), last)
+        upper, lower = (self.trajectory[last - j].to(like) / grid.unit(grid.levels[j]) for j in (k - 1, k))
+        share = min(1.0, max(0.0, (wanted - times[k]) / (times[k - 1] - times[k])))
+        return torch.lerp(lower, upper, share) * grid.unit(level)
+
     def secant(self, step: int, like: Tensor) -> Tensor:
         """The slope along which Euler's method goes exactly from state `step` + 1 to state `step`, (B, C, ...).
 

@@ -54,28 +54,37 @@ class Edit:
         callback: Callback,
         sampler: Any = None,
         name: str = "",
+        start: Tensor | None = None,
     ) -> tuple[Tensor, "Told"]:
-        """Sample on `grid` from `x`, the inverted latent, or where `grid` begins lower from the source's state there.
+        """Sample on `grid` from the inverted latent `x`, or where it begins lower from the source's state there.
+
+        A grid that ends above the record gives the state there as the host's samplers do: a flow's over 1 - sigma.
 
         Arguments:
             sampler: a SAMPLER of the host; None for the one that was inverted.
             name: what to call it in messages.
+            start: the state to start from instead.
         """
         structured = self.structure.steps > 0
         beside = SharedAttention(denoiser, self.source, self.structure) if structured else denoiser
-        if self.plain and grid == self.source.grid and (sampler is None or not structured):
+        if self.plain and start is None and grid == self.source.grid and (sampler is None or not structured):
             if sampler is None:
                 edited, calls = sample(beside, x, grid, callback=callback, noise=self.source.noise), grid.steps
             else:
                 edited, calls = play_plain(sampler, denoiser, x, grid, callback)
             return edited, Told(calls, beside, None)
         departure = Departure(beside, self.source, self.keep, denoiser.of_source if self.has_source else None)
-        e = torch.zeros_like(x)  # from the record's own state, which no node in between has rounded
+        top, bottom = grid.levels[0], grid.levels[-1]
+        # The record's own state is one that no node in between has rounded.
+        e = torch.zeros_like(x) if start is None else departure.start(start.to(x), top)
         if sampler is None:
             e = sample_departure(departure, e, grid, callback)
         else:
             e = play(sampler, departure, denoiser, e, grid, callback, name)
-        return departure.end(e), Told(departure.calls, beside, departure)
+        edited = departure.end(e, bottom)
+        if bottom != self.source.grid.levels[-1]:
+            edited = edited / bottom.alpha
+        return edited, Told(departure.calls, beside, departure)
 
 
 class Told:

@@ -18,10 +18,10 @@ from .schema import SAMPLING, cfg_input, schema
 
 
 class EditGuider(Guider):
-    """A guider whose sampling is that of an edit, by whatever SAMPLER the host brings.
+    """A guider whose sampling is that of an edit, by whatever SAMPLER the host brings. It keeps nothing of a run.
 
-    It starts at the inverted latent, so it reads neither the NOISE nor the LATENT that the host brings with it; of a
-    LATENT's noise mask it does. It keeps nothing of a run.
+    It starts at the source's state at the first of the SIGMAS, whatever NOISE comes. Only where that is none at all
+    (Disable Noise), it goes on from the LATENT: the second part of sampling on split SIGMAS.
     """
 
     source: Inversion
@@ -40,17 +40,18 @@ class EditGuider(Guider):
         disable_pbar: bool = False,
         seed: int | None = None,
     ) -> Tensor:
-        del noise, latent_image
+        goes_on = not noise.any()
         if sigmas.shape[-1] == 0:  # what the host's own guiders do with nothing to do
-            return host.to_samples(self.model_patcher, self.source.latent)
+            return latent_image
         grid = sampling_grid(self.model_patcher, self.source, sigmas, [])
         allowed = mask_for({"noise_mask": denoise_mask}, self.source.latent, self.mask)
         edit = Edit(self.source, preserving(self.preserve, allowed), Structure(), self.has_source)
 
         def walk(denoiser: host.HostDenoiser, x: Tensor, grid: Grid, report: Callback) -> tuple[Tensor, None]:
-            return edit.run(denoiser, x, grid, report, sampler)[0], None
+            left = x * grid.levels[0].alpha if goes_on else None  # as the host's samplers take a latent up
+            return edit.run(denoiser, x, grid, report, sampler, start=left)[0], None
 
-        start = host.to_samples(self.model_patcher, self.source.latent)
+        start = latent_image if goes_on else host.to_samples(self.model_patcher, self.source.latent)
         return super().sample(
             torch.zeros_like(start),
             start,

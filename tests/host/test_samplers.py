@@ -91,3 +91,124 @@ def test_the_others_are_refused_by_name_before_any_model_call(
         with counted(bench) as calls, pytest.raises(bench.pack.inversion.InversionError, match=REFUSED[name]):
             run()
         assert not calls
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "er_sde", "heun", "dpm_2", "uni_pc"])
+def test_a_guider_edits_as_the_node_does(bench: Bench, records: dict[int, dict], name: str) -> None:
+    prompts = {"positive": bench.other, "source": bench.positive}
+    inputs = prompts | {"mask": torch.cat([torch.ones(1, 64, 32), torch.zeros(1, 64, 32)], -1)}
+    for given in (prompts, inputs):
+        node, _ = bench.edit(latent=records[4], sampler=name, **given)
+        guided = by_guider(bench, records[4], name, **given)
+        assert relative(guided, node["samples"]) <= 1e-6
+        assert relative(guided, bench.latent["samples"]) > 0.1
+
+
+@pytest.mark.once
+def test_between_levels_the_source_is_asked_where_its_prompt_is_known(bench: Bench, records: dict[int, dict]) -> None:
+    counts = {}
+    for source in (None, bench.positive):
+        out, report = bench.edit(latent=records[10], sampler="dpm_2", positive=bench.other, source=source)
+        counts[source is None] = int(report.split(" model calls")[0].split()[-1])
+        assert ("Connect `source`" in report) == (source is None)
+        assert ("evaluate the source" in report) == (source is not None)
+        back, _ = bench.edit(latent=records[10], sampler="dpm_2", source=source)
+        assert relative(back["samples"], bench.latent["samples"]) <= 1e-6
+    assert counts == {True: 19, False: 28}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", ["euler", "dpmpp_2m"])
+def test_split_sigmas_go_on_where_the_first_part_left_off(bench: Bench, records: dict[int, dict], name: str) -> None:
+    """Exactly for a sampler that remembers nothing of the steps before, and for any other under the same prompt."""
+    from comfy_extras.nodes_custom_sampler import DisableNoise
+
+    node, sampler = bench.pack.nodes.guider.EditGuiderNode, comfy.samplers.sampler_object(name)
+    for positive in (bench.positive, bench.other):
+        with torch.inference_mode():
+            given = {"model": bench.model, "positive": positive, "latent": records[10], "cfg": 1.0, "preserve": 0.5}
+            guider, clean, noise, sigmas = node.execute(**given).args
+            whole = sampled(guider, clean, noise, sigmas, sampler)
+            half = sampled(guider, clean, noise, sigmas[:6], sampler)
+            assert relative(half, whole) > 0.1
+            rest = sampled(guider, {"samples": half}, DisableNoise.execute().args[0], sigmas[5:], sampler)
+        if positive is bench.positive or name == "euler":
+            assert relative(rest, whole) <= 2e-5
+        else:
+            assert relative(rest, whole) <= 0.3
+
+
+@pytest.mark.once
+def test_other_sigmas_serve_too_and_a_lower_start_changes_less(bench: Bench, records: dict[int, dict]) -> None:
+    host, source = bench.pack.nodes.host, bench.latent["samples"]
+    changes = []
+    for denoise in (1.0, 0.8, 0.6):
+        sigmas = host.scheduled_sigmas(bench.model, 7, "simple", denoise)
+        back, report = bench.edit(latent=records[10], sigmas=sigmas)
+        assert relative(back["samples"], source) <= 1e-6
+        assert "Sampled on the connected SIGMAS" in report
+        out, _ = bench.edit(latent=records[10], sigmas=sigmas, positive=bench.other)
+        changes.append(relative(out["samples"], source))
+        assert relative(by_guider(bench, records[10], "euler", sigmas, positive=bench.other), out["samples"]) <= 1e-6
+    assert changes == sorted(changes, reverse=True)
+    latent, _, _, _ = bench.invert(steps=4, denoise=0.5)
+    with pytest.raises(bench.pack.inversion.InversionError, match=r"begin at .* inverted up to"):
+        bench.edit(latent=latent, sigmas=sigmas)
+
+
+@pytest.mark.once
+def test_a_guider_serves_again_and_after_an_interrupt(bench: Bench, records: dict[int, dict]) -> None:
+    import comfy.model_management as management
+
+    node = bench.pack.nodes.guider.EditGuiderNode
+    calls, stop_at = 0, 0
+
+    def interrupting(apply_model: Any, given: dict) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == stop_at:
+            management.interrupt_current_processing()
+        return apply_model(given["input"], given["timestep"], **given["c"])
+
+    model = bench.model.clone()
+    model.set_model_unet_function_wrapper(interrupting)
+    with torch.inference_mode():
+        given = {"model": model, "positive": bench.other, "latent": records[10], "cfg": 1.0, "preserve": 0.8}
+        guider, clean, noise, sigmas = node.execute(**given).args
+    first = sampled(guider, clean, noise, sigmas, comfy.samplers.sampler_object("dpmpp_2m"))
+    calls, stop_at = 0, 3
+    try:
+        with pytest.raises(management.InterruptProcessingException):
+            sampled(guider, clean, noise, sigmas, comfy.samplers.sampler_object("er_sde"))
+    finally:
+        management.interrupt_current_processing(False)
+    with pytest.raises(bench.pack.inversion.InversionError, match="guidance"):
+        sampled(guider, clean, noise, sigmas, comfy.samplers.sampler_object("euler_cfg_pp"))
+    assert torch.equal(sampled(guider, clean, noise, sigmas, comfy.samplers.sampler_object("dpmpp_2m")), first)
+    assert sampled(guider, clean, noise, sigmas[:0], comfy.samplers.sampler_object("euler")) is not None
+
+
+@pytest.mark.once
+def test_a_noise_mask_set_beside_the_guider_counts(bench: Bench, records: dict[int, dict]) -> None:
+    node = bench.pack.nodes.guider.EditGuiderNode
+    half = torch.cat([torch.ones(1, 64, 32), torch.zeros(1, 64, 32)], -1)
+    with torch.inference_mode():
+        given = {"model": bench.model, "positive": bench.other, "latent": records[10], "cfg": 1.0, "preserve": 0.8}
+        guider, clean, noise, sigmas = node.execute(**given).args
+    out = sampled(guider, {**clean, "noise_mask": half}, noise, sigmas, comfy.samplers.sampler_object("er_sde"))
+    assert relative(out[..., 8:], bench.latent["samples"][..., 8:]) <= 1e-6
+    assert relative(out[..., :8], bench.latent["samples"][..., :8]) > 0.1
+
+
+@pytest.mark.parametrize("kind", ["EPS", "V_PREDICTION", "EDM"])
+def test_any_number_of_steps(pack, kind: str) -> None:
+    bench = micro(pack, kind)
+    for steps in (1, 2, 4, 20):
+        latent, _, _, _ = bench.invert(steps=steps)
+        for name in AFFINE:
+            if steps < 3 and name == "dpm_fast":
+                continue  # it needs a level below its first, other than 0
+            back, _ = bench.edit(latent=latent, sampler=name)
+            assert relative(back["samples"], bench.latent["samples"]) <= 1e-5, (name, steps)
+            assert relative(by_guider(bench, latent, name), bench.latent["samples"]) <= 1e-5, (name, steps)
