@@ -150,8 +150,18 @@ class Departure:
         return torch.lerp(source.trajectory[i + 1].to(e), point, anchor), torch.lerp(source.secant(i, e), slope, anchor)
 
     def _source_between(self, e: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-        """The source's state between two of its levels, and its slope there."""
+        """Between two levels: on the straight line between where the source is compared at either, and its slope there.
+
+        Below the last noisy level the line leads to the clean latent.
+        """
         assert self.of_source is not None
+        grid = self.source.grid
+        times, wanted = [grid.time(known) for known in grid.levels], grid.time(level)
+        k = next((k for k in range(1, grid.steps) if times[k] <= wanted), grid.steps)
+        upper = self._source_at(e, k - 1)[0]
+        lower = self._source_at(e, k)[0] if k < grid.steps else self.source.trajectory[0].to(e)
+        share = min(1.0, max(0.0, (wanted - times[k]) / (times[k - 1] - times[k])))
+        point = torch.lerp(lower / grid.unit(grid.levels[k]), upper / grid.unit(grid.levels[k - 1]), share)
+        point = point * grid.unit(level)
         self.source_calls += 1
-        state = self.source.state(level, e)
-        return state, self.source.grid.slope(state, self.of_source(state, level), level)
+        return point, grid.slope(point, self.of_source(point, level), level)

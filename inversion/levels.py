@@ -27,7 +27,8 @@ from torch import Tensor
 from .errors import InversionError
 
 Kind = Literal["ve", "vp", "flow"]
-SAME_LEVEL = 1e-5  # relative; samplers take logarithms of sigmas and back
+# As a share of the gap to the next level. Samplers take logarithms of sigmas and back, and some begin a flow at .9999.
+SAME_LEVEL = 0.02
 
 
 @dataclass(frozen=True)
@@ -160,10 +161,11 @@ class Grid:
         return list(pairwise(rising))
 
     def nearest(self, level: Level) -> tuple[int, bool]:
-        """Which of the noisy levels, counted from the noisy end, is nearest, and whether it is this one."""
-        wanted, times = self.time(level), [self.time(known) for known in self.levels[:-1]]
-        k = min(range(len(times)), key=lambda k: abs(times[k] - wanted))
-        return k, math.isclose(times[k], wanted, rel_tol=SAME_LEVEL)
+        """Which of the noisy levels, counted from the noisy end, is nearest, and whether it counts as this one."""
+        wanted, times = self.time(level), [self.time(known) for known in self.levels]
+        k = min(range(self.steps), key=lambda k: abs(times[k] - wanted))
+        gap = min(times[j] - times[j + 1] for j in (k - 1, k) if j >= 0)
+        return k, abs(times[k] - wanted) <= SAME_LEVEL * gap
 
     def unit(self, level: Level) -> float:
         """What the state is divided by in the ODE's coordinates."""

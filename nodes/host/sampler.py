@@ -61,7 +61,7 @@ def play(
 
 
 def play_plain(sampler: Any, denoiser: HostDenoiser, x: Tensor, grid: Grid, callback: Callback) -> tuple[Tensor, int]:
-    """(the clean latent, model calls), from the state `x` at the grid's first level, by a SAMPLER of the host's list."""
+    """(the clean latent, model calls), from the state `x` at the grid's first level, by a sampler of the host."""
     calls = 0
 
     class Counted(comfy.samplers.KSamplerX0Inpaint):

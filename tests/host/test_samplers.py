@@ -1,4 +1,4 @@
-"""Every sampler of the host, through Edit From Latent and through SamplerCustomAdvanced: exact, and at its own calls."""
+"""Every sampler of the host, through Edit From Latent and SamplerCustomAdvanced: exact, and at its own calls."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,7 +109,7 @@ def test_a_guider_edits_as_the_node_does(bench: Bench, records: dict[int, dict],
 def test_between_levels_the_source_is_asked_where_its_prompt_is_known(bench: Bench, records: dict[int, dict]) -> None:
     counts = {}
     for source in (None, bench.positive):
-        out, report = bench.edit(latent=records[10], sampler="dpm_2", positive=bench.other, source=source)
+        _, report = bench.edit(latent=records[10], sampler="dpm_2", positive=bench.other, source=source)
         counts[source is None] = int(report.split(" model calls")[0].split()[-1])
         assert ("Connect `source`" in report) == (source is None)
         assert ("evaluate the source" in report) == (source is not None)
