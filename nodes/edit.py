@@ -142,6 +142,7 @@ class EditFromLatent(io.ComfyNode):
                     "sampler",
                     options=[AS_INVERTED, *sampler_names()],
                     default=AS_INVERTED,
+                    optional=True,  # graphs that were saved for a server before it was there run on
                     tooltip="The sampler of the edit. as inverted: Euler, or the one that the Invert node names. With "
                     "every other one, too, the same prompt gives the picture back exactly.",
                 ),
