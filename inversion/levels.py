@@ -28,6 +28,8 @@ from .errors import InversionError
 
 Kind = Literal["ve", "vp", "flow"]
 
+ROUNDING = 1e-6  # what a flow's sigma may be above 1: schedules are computed in single precision
+
 
 @dataclass(frozen=True)
 class Level:
@@ -49,13 +51,25 @@ class Level:
                 f"A noise level needs finite alpha >= 0 and sigma >= 0, got alpha {self.alpha} and sigma {self.sigma}."
             )
 
+    @classmethod
+    def of(cls, sigma: float, kind: Kind, timestep: float | None = None) -> "Level":
+        """The level that a sampler's sigma means on a grid of kind "ve" or "flow"."""
+        if kind != "flow":
+            return cls(1.0, sigma, timestep)
+        if sigma > 1 + ROUNDING:
+            raise InversionError(
+                f"Flow models have sigmas from 0 to 1, got {sigma:g}. Are these sigmas of another model?"
+            )
+        sigma = min(sigma, 1.0)
+        return cls(1.0 - sigma, sigma, timestep)
+
 
 @dataclass(frozen=True)
 class Grid:
     """The levels that a sampler visits, noisiest first, as samplers get them.
 
     Arguments:
-        levels: two or more; the noise-to-signal ratio never rises, and only the last level may be free of noise.
+        levels: two or more; the noise-to-signal ratio falls from each to the next, in the last perhaps to 0.
         kind: "ve", "vp" or "flow".
         ancestral: whether each step goes further down than its level and adds fresh noise, as `euler_ancestral` does
             (eta 1). With the noise held fixed that is invertible too. For "ve" and "flow".
@@ -68,30 +82,23 @@ class Grid:
     def __post_init__(self) -> None:
         if len(self.levels) < 2:
             raise InversionError(
-                f"A grid needs at least two noise levels (one step), got {len(self.levels)}. Ask for 1 step or more."
+                f"A grid needs at least two different noise levels (one step), got {len(self.levels)}. Ask for 1 step "
+                "or more."
             )
         if self.ancestral and self.kind == "vp":
             raise InversionError("Ancestral steps are defined for grids of kind 've' and 'flow', got 'vp'.")
         if self.kind == "vp" and any(level.alpha == 0 for level in self.levels):
             raise InversionError("A 'vp' level with alpha 0 (zero terminal SNR) has no finite step; use kind 've'.")
-        if self.kind == "flow" and any(level.sigma > 1 for level in self.levels):
-            worst = max(level.sigma for level in self.levels)
-            raise InversionError(
-                f"Flow models have sigmas from 0 to 1, got {worst:g}. Are these sigmas of another model?"
-            )
+        if self.kind == "flow":
+            Level.of(max(level.sigma for level in self.levels), "flow")
         times = [self.time(level) for level in self.levels]
-        rising = [i for i in range(1, len(times)) if times[i] > times[i - 1]]
-        if rising:
-            i = rising[0]
-            raise InversionError(
-                f"Sigmas must descend, as samplers get them, but {self.levels[i - 1].sigma:g} is followed by "
-                f"{self.levels[i].sigma:g}. Do not flip them: inversion walks the same sigmas upward by itself."
-            )
-        if times[0] == times[-1] or times[-2] == 0:
-            raise InversionError(
-                "Sigmas must descend to a cleaner end and only the last may be 0, got "
-                f"{', '.join(f'{level.sigma:g}' for level in self.levels[-4:])} at the end."
-            )
+        for (above, below), (upper, lower) in zip(pairwise(times), pairwise(self.levels), strict=True):
+            if not below < above:
+                what = "comes twice" if below == above else f"is followed by {lower.sigma:g}"
+                raise InversionError(
+                    f"Sigmas must descend, as samplers get them, but {upper.sigma:g} {what}. Do not flip them: "
+                    "inversion walks the same sigmas upward by itself."
+                )
 
     @classmethod
     def from_sigmas(
@@ -101,7 +108,7 @@ class Grid:
         timesteps: Sequence[float] | Tensor | None = None,
         ancestral: bool = False,
     ) -> "Grid":
-        """A grid from a sampler's sigmas.
+        """A grid from a sampler's sigmas. A sigma that comes twice is one level: between them nothing would move.
 
         Arguments:
             sigmas: descending, usually to 0.
@@ -119,8 +126,8 @@ class Grid:
             raise InversionError(
                 f"{len(values)} sigmas take {len(values)} or {len(values) - 1} timesteps, got {len(told)}."
             )
-        alphas = [1.0 - s if kind == "flow" and 0 <= s <= 1 else 1.0 for s in values]
-        return cls(tuple(Level(a, s, t) for a, s, t in zip(alphas, values, told, strict=True)), kind, ancestral)
+        levels = [Level.of(sigma, kind, t) for sigma, t in zip(values, told, strict=True)]
+        return cls(_moving(levels), kind, ancestral)
 
     @classmethod
     def from_alphas_cumprod(
@@ -129,7 +136,7 @@ class Grid:
         timesteps: Sequence[int] | Tensor,
         final: float | None = None,
     ) -> "Grid":
-        """A variance-preserving grid, as diffusers' schedulers have it.
+        """A variance-preserving grid, as diffusers' schedulers have it. Levels that come twice are one.
 
         Arguments:
             alphas_cumprod: the training schedule's cumulative product, indexed by timestep.
@@ -141,8 +148,8 @@ class Grid:
         steps = [int(t) for t in timesteps]
         products = [float(alphas_cumprod[t]) for t in steps] + [below]
         told = [*steps, None]
-        levels = (Level(math.sqrt(p), math.sqrt(1 - p), t) for p, t in zip(products, told, strict=True))
-        return cls(tuple(levels), "vp")
+        levels = [Level(math.sqrt(p), math.sqrt(1 - p), t) for p, t in zip(products, told, strict=True)]
+        return cls(_moving(levels), "vp")
 
     @property
     def steps(self) -> int:
@@ -199,9 +206,9 @@ class Grid:
             return lower, 1.0, 0.0
         down = lower.sigma**2 / upper.sigma
         if self.kind == "ve":
-            return Level(1.0, down, lower.timestep), 1.0, math.sqrt(lower.sigma**2 - down**2)
+            return Level(1.0, down, lower.timestep), 1.0, _root(lower.sigma**2 - down**2)
         keep = (1 - lower.sigma) / (1 - down)
-        return Level(1 - down, down, lower.timestep), keep, math.sqrt(lower.sigma**2 - (keep * down) ** 2)
+        return Level(1 - down, down, lower.timestep), keep, _root(lower.sigma**2 - (keep * down) ** 2)
 
     def descend(self, x: Tensor, upper: Level, lower: Level, slope: Tensor, noise: Tensor | None) -> Tensor:
         """The sampler's whole step from `upper` to `lower` along `slope`; `noise` is what an ancestral step adds."""
@@ -213,3 +220,14 @@ class Grid:
         """Undo the noise of `descend`: the state that the deterministic part landed on, and its level."""
         level, keep, added = self.landing(upper, lower)
         return x if noise is None else (x - added * noise) / keep, level
+
+
+def _moving(levels: Sequence[Level]) -> tuple[Level, ...]:
+    """Without those that the next one repeats. Of two, the latter's timestep is the one that the step below is told."""
+    moving = [level for level, below in pairwise(levels) if (level.alpha, level.sigma) != (below.alpha, below.sigma)]
+    return (*moving, *levels[-1:])
+
+
+def _root(square: float) -> float:
+    """Of what rounding may have taken below 0."""
+    return math.sqrt(max(square, 0.0))

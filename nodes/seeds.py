@@ -112,7 +112,10 @@ class Seeds(io.ComfyNode):
             lines.append(f"{what}: {_range(ours[name])}; of the examples {_range(theirs[name])}; of noise {noise}.")
         out = {"samples": host.to_samples(model, made)}
         return io.NodeOutput(
-            out, host.InvertedNoise(model, made, top.sigma, seed), grid.sigmas, report_text(lines + remarks)
+            out,
+            host.InvertedNoise(model, made, top.sigma, seed),
+            host.lasting_sigmas(grid),
+            report_text(lines + remarks),
         )
 
 

@@ -98,6 +98,7 @@ class HostDenoiser:
     def __call__(self, x: Tensor, level: Level) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         self.hooks.prepare(level.sigma, self.options["model_options"])
+        x = x.contiguous()  # as the record holds it, so that the model computes with the same kernels both ways
         return self.guider(x, x.new_full((x.shape[0],), level.sigma), **self.options)
 
     def of_source(self, x: Tensor, level: Level) -> Tensor:
@@ -146,6 +147,12 @@ class WalkSampler(comfy.samplers.KSAMPLER):
         if grid is None:
             family = kind(model_wrap.inner_model.model_sampling)
             grid = Grid.from_sigmas(sigmas.tolist(), family, ancestral=self.ancestral)
+            if self.ancestral and grid.steps < len(sigmas) - 1:
+                raise InversionError(
+                    "A sigma comes twice in these SIGMAS, and for the step between the two the host's euler_ancestral "
+                    "draws noise that it does not add, which an inversion cannot follow. Use fewer steps, another "
+                    "scheduler or a higher denoise."
+                )
 
         def report(index: int, total: int, x: Tensor, denoised: Tensor) -> None:
             if callback is not None:

@@ -59,13 +59,13 @@ def play_plain(
         beside: who answers the sampler.
         denoiser: what the sampler sees of the host.
     """
-    flow, calls = kind(denoiser.guider.inner_model.model_sampling) == "flow", 0
+    family, calls = kind(denoiser.guider.inner_model.model_sampling), 0
 
     def answer(state: Tensor, sigma: Tensor) -> Tensor:
         nonlocal calls
         calls += 1
         value = float(sigma.flatten()[0])
-        return beside(state, Level(1 - value if flow else 1.0, value))
+        return beside(state, Level.of(value, family))
 
     def show(step: dict) -> None:
         callback(step["i"], grid.steps, step["x"], step["denoised"])
