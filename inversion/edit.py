@@ -166,7 +166,7 @@ class Departure:
         times = [grid.time(known) for known in grid.levels]
         k = next((k for k in range(1, len(times)) if times[k] <= wanted), len(times) - 1)
         upper, lower = (self.source.trajectory[grid.steps - j].to(e) / grid.unit(grid.levels[j]) for j in (k - 1, k))
-        share = (wanted - times[k]) / (times[k - 1] - times[k])
+        share = (wanted - times[k]) / ((times[k - 1] - times[k]) or 1.0)
         state = torch.lerp(lower, upper, min(share, 1.0)) * grid.unit(level)
         self.source_calls += 1
         return state, grid.slope(state, self.of_source(state, level), level)

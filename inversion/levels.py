@@ -69,7 +69,8 @@ class Grid:
     """The levels that a sampler visits, noisiest first, as samplers get them.
 
     Arguments:
-        levels: two or more; the noise-to-signal ratio falls from each to the next, in the last perhaps to 0.
+        levels: two or more; the noise-to-signal ratio never rises, and only the last level may be free of noise. Two
+            that are the same make a step that does not move, as in diffusers' schedules that end at timestep 0.
         kind: "ve", "vp" or "flow".
         ancestral: whether each step goes further down than its level and adds fresh noise, as `euler_ancestral` does
             (eta 1). With the noise held fixed that is invertible too. For "ve" and "flow".
@@ -92,13 +93,18 @@ class Grid:
         if self.kind == "flow":
             Level.of(max(level.sigma for level in self.levels), "flow")
         times = [self.time(level) for level in self.levels]
-        for (above, below), (upper, lower) in zip(pairwise(times), pairwise(self.levels), strict=True):
-            if not below < above:
-                what = "comes twice" if below == above else f"is followed by {lower.sigma:g}"
-                raise InversionError(
-                    f"Sigmas must descend, as samplers get them, but {upper.sigma:g} {what}. Do not flip them: "
-                    "inversion walks the same sigmas upward by itself."
-                )
+        rising = [i for i in range(1, len(times)) if times[i] > times[i - 1]]
+        if rising:
+            i = rising[0]
+            raise InversionError(
+                f"Sigmas must descend, as samplers get them, but {self.levels[i - 1].sigma:g} is followed by "
+                f"{self.levels[i].sigma:g}. Do not flip them: inversion walks the same sigmas upward by itself."
+            )
+        if times[0] == times[-1] or times[-2] == 0:
+            raise InversionError(
+                "Sigmas must descend to a cleaner end and only the last may be 0, got "
+                f"{', '.join(f'{level.sigma:g}' for level in self.levels[-4:])} at the end."
+            )
 
     @classmethod
     def from_sigmas(
@@ -108,7 +114,7 @@ class Grid:
         timesteps: Sequence[float] | Tensor | None = None,
         ancestral: bool = False,
     ) -> "Grid":
-        """A grid from a sampler's sigmas. A sigma that comes twice is one level: between them nothing would move.
+        """A grid from a sampler's sigmas. One that comes twice is one level: many samplers divide by their difference.
 
         Arguments:
             sigmas: descending, usually to 0.
@@ -136,7 +142,7 @@ class Grid:
         timesteps: Sequence[int] | Tensor,
         final: float | None = None,
     ) -> "Grid":
-        """A variance-preserving grid, as diffusers' schedulers have it. Levels that come twice are one.
+        """A variance-preserving grid, as diffusers' schedulers have it.
 
         Arguments:
             alphas_cumprod: the training schedule's cumulative product, indexed by timestep.
@@ -149,7 +155,7 @@ class Grid:
         products = [float(alphas_cumprod[t]) for t in steps] + [below]
         told = [*steps, None]
         levels = [Level(math.sqrt(p), math.sqrt(1 - p), t) for p, t in zip(products, told, strict=True)]
-        return cls(_moving(levels), "vp")
+        return cls(tuple(levels), "vp")
 
     @property
     def steps(self) -> int:
@@ -202,7 +208,7 @@ class Grid:
             sigma_down and sigma_up at eta 1 (sigma_down = lower^2 / upper); for "flow": their rectified-flow
             counterpart, which keeps the state on (1 - s) x0 + s n.
         """
-        if not self.ancestral:
+        if not self.ancestral or lower.sigma == upper.sigma:
             return lower, 1.0, 0.0
         down = lower.sigma**2 / upper.sigma
         if self.kind == "ve":

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...inversion import Denoiser, Grid, GuidedNewton, InversionError, Level
 from ...inversion.gradient import backward_memory, gradient_error
-from .guider import HostDenoiser
+from .guider import HostDenoiser, asks_one_prompt
 
 # How near a right gradient is to a central difference at the least, and the length of that difference: below it
 # rounding shows, above it curvature. A wrong gradient (a weight overwritten, a part held constant) is off by more.
@@ -41,7 +41,7 @@ def prepared(
     if method.iterations == 1:
         yield sign, denoiser, x, "Gradient: none, because with one iteration no step is taken from the first guess."
         return
-    if automatic and float(getattr(denoiser.guider, "cfg", 1.0)) == 1.0:
+    if automatic and asks_one_prompt(denoiser.guider, denoiser.options["model_options"]):
         yield sign, denoiser, x, "Gradient: the sign step (auto; at cfg 1 a gradient through the model gains nothing)."
         return
     if not automatic and method.gradient == "sign":

@@ -182,14 +182,18 @@ def test_levels_that_do_not_move_are_one(kind, ancestral) -> None:
     assert all(inversion.secant(step, inversion.latent).isfinite().all() for step in range(twice.steps))
 
 
-def test_a_grid_by_hand_has_no_level_twice() -> None:
-    with pytest.raises(InversionError, match=r"0\.5 comes twice"):
-        Grid((Level(1.0, 0.5), Level(1.0, 0.5), Level(1.0, 0.0)), "ve")
-
-
-def test_a_diffusers_schedule_that_ends_where_it_stops() -> None:
-    grid = Grid.from_alphas_cumprod([0.9, 0.5, 0.1], [2, 1, 0])  # the level below the last is alphas_cumprod[0] too
-    assert [level.timestep for level in grid.levels] == [2, 1, None]
+@pytest.mark.parametrize("keep", [Keep(), Keep(anchor=0.5), Keep(anchor=0.0, background=0.5)])
+@pytest.mark.parametrize("ancestral", [False, True])
+def test_a_step_that_does_not_move(keep, ancestral) -> None:
+    """As in a diffusers schedule that ends at timestep 0, and below it at the same level."""
+    levels = tuple(Level(1.0, sigma) for sigma in (3.0, 3.0, 1.0, 1.0))
+    grid = Grid(levels, "ve", ancestral)
+    noise = [latent(1, 2, 3)] * grid.steps if ancestral else None
+    inversion = invert(Gaussian(), latent(1, 2, 3), grid, DDIM(), noise=noise)
+    back = sample(Gaussian(), inversion.latent, grid, source=inversion, keep=keep)
+    assert torch.equal(back, inversion.trajectory[0])
+    last = Grid.from_alphas_cumprod([0.9, 0.5, 0.1], [2, 1, 0])
+    assert invert(Gaussian(), latent(1, 2, 3), last, DDIM()).latent.isfinite().all()
 
 
 def test_a_flows_sigmas_may_be_rounded_upward() -> None:

@@ -42,7 +42,7 @@ def test_every_shift_gives_levels(pack, sd3: Any, scheduler: str) -> None:
 def test_every_scheduler_inverts_at_its_edges(bench: Bench, scheduler: str, steps: int, denoise: float) -> None:
     """With denoise 0.01 the host spaces 2,000 steps over 1,000 levels, so that some come twice."""
     if scheduler == "kl_optimal" and int(steps / denoise) == 1:
-        with pytest.raises(bench.pack.inversion.InversionError, match="kl_optimal.* 1 step"):
+        with pytest.raises(bench.pack.inversion.InversionError, match=r"kl_optimal.* 1 step"):
             bench.invert(steps=steps, scheduler=scheduler, denoise=denoise)
         return
     latent, _, sigmas, report = bench.invert(steps=steps, scheduler=scheduler, denoise=denoise)
