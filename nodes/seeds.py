@@ -110,6 +110,8 @@ class Seeds(io.ComfyNode):
         lines = [f"{count} seeds from {len(examples)} examples, spread {spread:g}, fresh {fresh:g}."]
         for name, what, noise in SHOWN:
             lines.append(f"{what}: {_range(ours[name])}; of the examples {_range(theirs[name])}; of noise {noise}.")
+        if "noise_mask" in latent:
+            remarks.append("The latent's noise mask was left out: it belongs to the examples.")
         out = {"samples": host.to_samples(model, made)}
         return io.NodeOutput(
             out,

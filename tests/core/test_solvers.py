@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from problems import KINDS, Gaussian, Mixture, grid
 from test_reference import REFERENCE, TOLERANCE, ve_denoiser
 
-from inversion.methods.fixed_point import _anderson
 from inversion import DDIM, FixedPoint, Grid, GuidedNewton, InversionError, Level, Rex, invert, sample
+from inversion.methods.fixed_point import _anderson
 from inversion.methods.guided_newton import STABILISER, forward_prior
 from inversion.problem import ImplicitStep
 
