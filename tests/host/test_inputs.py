@@ -116,5 +116,5 @@ def test_masks_that_fit_no_frames_or_no_picture_are_refused(video: Bench, pack) 
         video.edit(latent=up, mask=torch.ones(4, 64, 64))
     sound = FAMILIES["Stable Audio"].bench(pack)
     up = sound.invert(steps=2)[0]
-    with pytest.raises(pack.inversion.InversionError, match="latent of sound.*Remove the mask"):
+    with pytest.raises(pack.inversion.InversionError, match=r"latent of sound.*Remove the mask"):
         sound.edit(latent=up, mask=torch.ones(1, 64, 64))
