@@ -160,7 +160,7 @@ class Departure:
         k = next((k for k in range(1, grid.steps) if times[k] <= wanted), grid.steps)
         upper = self._source_at(e, k - 1)[0]
         lower = self._source_at(e, k)[0] if k < grid.steps else self.source.trajectory[0].to(e)
-        share = min(1.0, max(0.0, (wanted - times[k]) / (times[k - 1] - times[k])))
+        share = min(1.0, max(0.0, (wanted - times[k]) / ((times[k - 1] - times[k]) or 1.0)))
         point = torch.lerp(lower / grid.unit(grid.levels[k]), upper / grid.unit(grid.levels[k - 1]), share)
         point = point * grid.unit(level)
         self.source_calls += 1

@@ -18,6 +18,7 @@ def flow_edit(
     grid: Grid,
     generator: torch.Generator,
     *,
+    mask: Tensor | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
     """FlowEdit: moves `x0` along the target's slope minus the source's, both at the same fresh noise at each step.
@@ -34,6 +35,7 @@ def flow_edit(
         x0: the clean latent (B, C, ...) in the model's state space.
         grid: of kind "ve" or "flow", from the level to start at (the paper leaves out the noisiest steps).
         generator: of the noise, on the CPU.
+        mask: 1 where the result may change, 0 where it stays `x0`, exactly. Broadcasts against `x0`.
 
     Returns:
         The edited clean latent, (B, C, ...).
@@ -48,6 +50,8 @@ def flow_edit(
         of_target = edit + of_source - x0
         denoised = target(of_target, upper)
         difference = grid.slope(of_target, denoised, upper) - grid.slope(of_source, source(of_source, upper), upper)
+        if mask is not None:
+            difference = difference * mask.to(difference)
         edit = edit + (grid.time(lower) - grid.time(upper)) * difference
         if callback is not None:
             callback(k, grid.steps, edit, denoised)

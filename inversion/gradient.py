@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .errors import InversionError
 from .levels import Grid, Level
+from .metrics import double
 from .problem import Denoiser
 
 
@@ -41,13 +42,13 @@ def gradient_error(denoiser: Denoiser, x: Tensor, level: Level, grid: Grid, step
     def energy(y: Tensor) -> Tensor:
         denoised = denoiser(y, level)
         slope = grid.slope(y, differentiable(denoised) if y.requires_grad else denoised, level)
-        return slope.double().square().sum() / 2
+        return double(slope).square().sum() / 2
 
     with torch.enable_grad():
         y = x.detach().clone().requires_grad_()
         (gradient,) = torch.autograd.grad(energy(y), y)
-    norm = gradient.double().norm()
-    change = step * x.double().norm() * (gradient.double() / norm)
+    norm = double(gradient).norm()
+    change = step * double(x).norm() * (double(gradient) / norm)
     slope = (energy(x + change.to(x)) - energy(x - change.to(x))) / (2 * change.norm())
     return float((slope - norm).abs() / norm)
 
@@ -63,7 +64,7 @@ def backward_memory(denoiser: Denoiser, x: Tensor, level: Level, weights: Iterab
         if storage.data_ptr() not in seen:
             seen.add(storage.data_ptr())
             kept += storage.nbytes()
-        return tensor
+        return tensor.detach()  # itself it would hold its own history, and that it, for good
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         recorded = denoiser(x.detach().clone().requires_grad_(), level)

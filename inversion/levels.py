@@ -30,6 +30,8 @@ Kind = Literal["ve", "vp", "flow"]
 # As a share of the gap to the next level. Samplers take logarithms of sigmas and back, and some begin a flow at .9999.
 SAME_LEVEL = 0.02
 
+ROUNDING = 1e-6  # what a flow's sigma may be above 1: schedules are computed in single precision
+
 
 @dataclass(frozen=True)
 class Level:
@@ -51,13 +53,26 @@ class Level:
                 f"A noise level needs finite alpha >= 0 and sigma >= 0, got alpha {self.alpha} and sigma {self.sigma}."
             )
 
+    @classmethod
+    def of(cls, sigma: float, kind: Kind, timestep: float | None = None) -> "Level":
+        """The level that a sampler's sigma means on a grid of kind "ve" or "flow"."""
+        if kind != "flow":
+            return cls(1.0, sigma, timestep)
+        if sigma > 1 + ROUNDING:
+            raise InversionError(
+                f"Flow models have sigmas from 0 to 1, got {sigma:g}. Are these sigmas of another model?"
+            )
+        sigma = min(sigma, 1.0)
+        return cls(1.0 - sigma, sigma, timestep)
+
 
 @dataclass(frozen=True)
 class Grid:
     """The levels that a sampler visits, noisiest first, as samplers get them.
 
     Arguments:
-        levels: two or more; the noise-to-signal ratio never rises, and only the last level may be free of noise.
+        levels: two or more; the noise-to-signal ratio never rises, and only the last level may be free of noise. Two
+            that are the same make a step that does not move, as in diffusers' schedules that end at timestep 0.
         kind: "ve", "vp" or "flow".
         ancestral: whether each step goes further down than its level and adds fresh noise, as `euler_ancestral` does
             (eta 1). With the noise held fixed that is invertible too. For "ve" and "flow".
@@ -70,17 +85,15 @@ class Grid:
     def __post_init__(self) -> None:
         if len(self.levels) < 2:
             raise InversionError(
-                f"A grid needs at least two noise levels (one step), got {len(self.levels)}. Ask for 1 step or more."
+                f"A grid needs at least two different noise levels (one step), got {len(self.levels)}. Ask for 1 step "
+                "or more."
             )
         if self.ancestral and self.kind == "vp":
             raise InversionError("Ancestral steps are defined for grids of kind 've' and 'flow', got 'vp'.")
         if self.kind == "vp" and any(level.alpha == 0 for level in self.levels):
             raise InversionError("A 'vp' level with alpha 0 (zero terminal SNR) has no finite step; use kind 've'.")
-        if self.kind == "flow" and any(level.sigma > 1 for level in self.levels):
-            worst = max(level.sigma for level in self.levels)
-            raise InversionError(
-                f"Flow models have sigmas from 0 to 1, got {worst:g}. Are these sigmas of another model?"
-            )
+        if self.kind == "flow":
+            Level.of(max(level.sigma for level in self.levels), "flow")
         times = [self.time(level) for level in self.levels]
         rising = [i for i in range(1, len(times)) if times[i] > times[i - 1]]
         if rising:
@@ -103,7 +116,7 @@ class Grid:
         timesteps: Sequence[float] | Tensor | None = None,
         ancestral: bool = False,
     ) -> "Grid":
-        """A grid from a sampler's sigmas.
+        """A grid from a sampler's sigmas. One that comes twice is one level: many samplers divide by their difference.
 
         Arguments:
             sigmas: descending, usually to 0.
@@ -121,8 +134,8 @@ class Grid:
             raise InversionError(
                 f"{len(values)} sigmas take {len(values)} or {len(values) - 1} timesteps, got {len(told)}."
             )
-        alphas = [1.0 - s if kind == "flow" and 0 <= s <= 1 else 1.0 for s in values]
-        return cls(tuple(Level(a, s, t) for a, s, t in zip(alphas, values, told, strict=True)), kind, ancestral)
+        levels = [Level.of(sigma, kind, t) for sigma, t in zip(values, told, strict=True)]
+        return cls(_moving(levels), kind, ancestral)
 
     @classmethod
     def from_alphas_cumprod(
@@ -143,7 +156,7 @@ class Grid:
         steps = [int(t) for t in timesteps]
         products = [float(alphas_cumprod[t]) for t in steps] + [below]
         told = [*steps, None]
-        levels = (Level(math.sqrt(p), math.sqrt(1 - p), t) for p, t in zip(products, told, strict=True))
+        levels = [Level(math.sqrt(p), math.sqrt(1 - p), t) for p, t in zip(products, told, strict=True)]
         return cls(tuple(levels), "vp")
 
     @property
@@ -204,13 +217,13 @@ class Grid:
             sigma_down and sigma_up at eta 1 (sigma_down = lower^2 / upper); for "flow": their rectified-flow
             counterpart, which keeps the state on (1 - s) x0 + s n.
         """
-        if not self.ancestral:
+        if not self.ancestral or lower.sigma == upper.sigma:
             return lower, 1.0, 0.0
         down = lower.sigma**2 / upper.sigma
         if self.kind == "ve":
-            return Level(1.0, down, lower.timestep), 1.0, math.sqrt(lower.sigma**2 - down**2)
+            return Level(1.0, down, lower.timestep), 1.0, _root(lower.sigma**2 - down**2)
         keep = (1 - lower.sigma) / (1 - down)
-        return Level(1 - down, down, lower.timestep), keep, math.sqrt(lower.sigma**2 - (keep * down) ** 2)
+        return Level(1 - down, down, lower.timestep), keep, _root(lower.sigma**2 - (keep * down) ** 2)
 
     def descend(self, x: Tensor, upper: Level, lower: Level, slope: Tensor, noise: Tensor | None) -> Tensor:
         """The sampler's whole step from `upper` to `lower` along `slope`; `noise` is what an ancestral step adds."""
@@ -222,3 +235,14 @@ class Grid:
         """Undo the noise of `descend`: the state that the deterministic part landed on, and its level."""
         level, keep, added = self.landing(upper, lower)
         return x if noise is None else (x - added * noise) / keep, level
+
+
+def _moving(levels: Sequence[Level]) -> tuple[Level, ...]:
+    """Without those that the next one repeats. Of two, the latter's timestep is the one that the step below is told."""
+    moving = [level for level, below in pairwise(levels) if (level.alpha, level.sigma) != (below.alpha, below.sigma)]
+    return (*moving, *levels[-1:])
+
+
+def _root(square: float) -> float:
+    """Of what rounding may have taken below 0."""
+    return math.sqrt(max(square, 0.0))

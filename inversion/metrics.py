@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+def double(x: Tensor) -> Tensor:
+    """`x` in float64; on the CPU where its device has none (Apple's)."""
+    return x.cpu().double() if x.device.type == "mps" else x.double()
+
+
 def relative_difference(a: Tensor, b: Tensor) -> Tensor:
     """Root-mean-square of a - b relative to that of a, per batch item: (B, ...) -> (B,). 0 where both are 0."""
     difference = (a - b).flatten(1).square().mean(1).sqrt()
@@ -22,5 +27,5 @@ def psnr(reference: Tensor, other: Tensor, peak: float | None = None) -> float:
     """
     if peak is None:
         peak = float(reference.max() - reference.min())
-    error = float((reference.double() - other.double()).square().mean())
+    error = float((double(reference) - double(other)).square().mean())
     return math.inf if error == 0 else 10 * math.log10(peak * peak / error) if peak > 0 else -math.inf

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .levels import Level
+from .metrics import double
 
 
 def noise_scale(level: Level) -> float:
@@ -20,7 +21,8 @@ def likeness(x: Tensor, scale: float = 1.0) -> dict[str, Tensor]:
         "norm": root mean square over `scale`, of noise 1. "mean": over `scale`, of noise 0. "neighbours": correlation
         of each number with the next in the last axis and, of pictures, the one before; of noise 0.
     """
-    centred = x.double() - x.double().flatten(1).mean(1).reshape(-1, *[1] * (x.ndim - 1))
+    x = double(x)
+    centred = x - x.flatten(1).mean(1).reshape(-1, *[1] * (x.ndim - 1))
     power = centred.square().flatten(1).mean(1)
     products = [
         (centred.narrow(axis, 1, x.shape[axis] - 1) * centred.narrow(axis, 0, x.shape[axis] - 1)).flatten(1).mean(1)
@@ -29,7 +31,7 @@ def likeness(x: Tensor, scale: float = 1.0) -> dict[str, Tensor]:
     ]
     correlation = torch.stack(products).mean(0) / power if products else torch.zeros_like(power)
     return {
-        "norm": x.double().square().flatten(1).mean(1).sqrt() / scale,
-        "mean": x.double().flatten(1).mean(1) / scale,
+        "norm": x.square().flatten(1).mean(1).sqrt() / scale,
+        "mean": x.flatten(1).mean(1) / scale,
         "neighbours": correlation,
     }

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from .errors import InversionError
+from .metrics import double
 from .noise import noise_scale
 from .record import Inversion
 
@@ -84,7 +85,7 @@ def _turning(a: Tensor, b: Tensor, shares: list[float], path: Path, scale: float
     """A norm and an angle in the plane of `a` and `b` for each share: (F, B, ...)."""
     frames = a.new_empty(len(shares), *a.shape)
     t = torch.tensor(shares, dtype=torch.float64)
-    for i, (near, far) in enumerate(zip(a.flatten(1).double(), b.flatten(1).double(), strict=True)):
+    for i, (near, far) in enumerate(zip(double(a.flatten(1)), double(b.flatten(1)), strict=True)):
         first, across, angle = _plane(near, far)
         start, end = float(near.norm()) / scale, float(far.norm()) / scale
         if path == "norm-aware":
@@ -261,7 +262,7 @@ def centroid(xs: Tensor, scale: float = 1.0) -> Tensor:
     Raises:
         InversionError: a state is zero or not finite, or the directions cancel out.
     """
-    directions = _unit(xs.flatten(1).double())
+    directions = _unit(double(xs.flatten(1)))
     middle = directions.mean(0)
     if not xs.isfinite().all() or not xs.flatten(1).any(1).all() or middle.norm() < PARALLEL:
         raise InversionError(

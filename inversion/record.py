@@ -76,15 +76,18 @@ class Inversion:
         times, wanted = [grid.time(known) for known in grid.levels], grid.time(level)
         k = next((k for k in range(1, last) if times[k] <= wanted), last)
         upper, lower = (self.trajectory[last - j].to(like) / grid.unit(grid.levels[j]) for j in (k - 1, k))
-        share = min(1.0, max(0.0, (wanted - times[k]) / (times[k - 1] - times[k])))
+        share = min(1.0, max(0.0, (wanted - times[k]) / ((times[k - 1] - times[k]) or 1.0)))
         return torch.lerp(lower, upper, share) * grid.unit(level)
 
     def secant(self, step: int, like: Tensor) -> Tensor:
         """The slope along which Euler's method goes exactly from state `step` + 1 to state `step`, (B, C, ...).
 
-        That of `slopes`, unless the step was more than its slope. On the device and in the dtype of `like`.
+        That of `slopes`, unless the step was more than its slope (or did not move). On the device and in the dtype of
+        `like`.
         """
         grid, upper, lower = self.grid, self.grid.levels[-2 - step], self.grid.levels[-1 - step]
+        if grid.time(upper) == grid.time(lower):
+            return self.slopes[step].to(like)
         noise = None if self.noise is None else self.noise[-1 - step].to(like)
         state, level = grid.without_noise(self.trajectory[step].to(like), upper, lower, noise)
         rise = self.trajectory[step + 1].to(like) / grid.unit(upper) - state / grid.unit(level)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..inversion import InversionError
 from ..inversion.record import read_record, write_record
-from .host import record
+from .host import lasting_sigmas, record
 from .invert import OUTPUTS
 from .schema import CATEGORY, report_text, schema
 
@@ -106,7 +106,9 @@ class LoadInversion(io.ComfyNode):
             ) from error
         inversion = found.inversion
         where = f"Made with {found.model.get('model class')} at cfg {found.cfg:g}; read from {file}."
-        return io.NodeOutput(latent, inversion.grid.sigmas, report_text([inversion.verdict, inversion.report(), where]))
+        return io.NodeOutput(
+            latent, lasting_sigmas(inversion.grid), report_text([inversion.verdict, inversion.report(), where])
+        )
 
 
 def _packed(latent: dict) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..inversion import Callback, Grid, flow_edit
 from . import host
+from .host.masks import mask_for
 from .schema import CATEGORY, cfg_input, report_text, schedule_inputs, schema, seed_input
 
 
@@ -28,7 +29,11 @@ class FlowEdit(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model; the method is made for flow models (SD3, Flux, ...)."),
                 io.Conditioning.Input("positive", tooltip="What the picture should show now."),
                 io.Conditioning.Input("source_positive", tooltip="What the picture shows."),
-                io.Latent.Input("latent", tooltip="The picture, from VAE Encode with the model's own VAE."),
+                io.Latent.Input(
+                    "latent",
+                    tooltip="The picture, from VAE Encode with the model's own VAE. Its mask (Set Latent Noise Mask) "
+                    "counts: white is where the picture may change.",
+                ),
                 steps,
                 cfg_input(3.0, "Guidance toward the new prompt."),
                 cfg_input(1.5, "Guidance of the source's prediction, lower than cfg.", "source_cfg"),
@@ -61,15 +66,21 @@ class FlowEdit(io.ComfyNode):
         sigmas: Tensor | None = None,
     ) -> io.NodeOutput:
         samples = host.samples_for(model, latent)
+        allowed = mask_for(latent, samples)
         grid = host.chosen_grid(model, sigmas, steps, scheduler, denoise)
         guider = host.guider_for(model, positive, negative, cfg, source_positive, source_cfg)
 
         def walk(denoiser: host.HostDenoiser, x: Tensor, grid: Grid, callback: Callback) -> tuple[Tensor, None]:
             generator = torch.Generator().manual_seed(seed)
-            return flow_edit(denoiser.of_source, denoiser, x, grid, generator, callback=callback), None
+            source = denoiser.of_source
+            return flow_edit(source, denoiser, x, grid, generator, mask=allowed, callback=callback), None
 
         edited, _ = host.run(guider, samples, grid, walk, grid.steps)
         report = [f"FlowEdit: {grid.steps} steps from sigma {grid.levels[0].sigma:.4g}, {2 * grid.steps} model calls."]
+        if allowed is not None:
+            report.append(
+                f"The latent's mask lets {float(allowed.mean()):.0%} of the picture change; the rest is as it was."
+            )
         if host.model_kind(model) != "flow":
             report.append("The paper shows flow models only; compare with an Invert node and Edit From Latent.")
         return io.NodeOutput({**latent, "samples": edited}, report_text(report))

@@ -127,7 +127,7 @@ class Interpolate(io.ComfyNode):
         left = {key: value for key, value in latent_from.items() if key not in ("noise_mask", "batch_index")}
         out = left | {"samples": samples, record.KEY: written}
         noise = host.InvertedNoise(model, found.latent, top.sigma)
-        return io.NodeOutput(out, positive, noise, found.grid.sigmas, report_text(lines))
+        return io.NodeOutput(out, positive, noise, host.lasting_sigmas(found.grid), report_text(lines))
 
 
 def _exactness(first: float, last: float) -> str:

@@ -163,7 +163,7 @@ class InvertNode(io.ComfyNode):
         verdict = inversion.verdict if decibels is None else of_round_trip(decibels, grid.steps)
         took = f"{seconds:.1f} seconds at cfg {cfg:g}."
         report = report_text([verdict, inversion.report(), *plan.remarks, remark, took])
-        return io.NodeOutput(out, noise, grid.sigmas, report)
+        return io.NodeOutput(out, noise, host.lasting_sigmas(grid), report)
 
 
 class InvertingSampler(io.ComfyNode):

@@ -143,7 +143,7 @@ def _plot(layout: Layout, residuals: Tensor) -> Image.Image:
     line = 2 * layout.line
     left, top, right, bottom = 4 * layout.text, line, page.width, page.height - line
 
-    values = residuals.double().nan_to_num(1e8).clamp(1e-8, 1e8).log10().tolist()
+    values = residuals.cpu().double().nan_to_num(1e8).clamp(1e-8, 1e8).log10().tolist()
     lowest, highest = min(-3, math.floor(min(values))), max(0, math.ceil(max(values)))
 
     def height(decade: float) -> float:

@@ -110,9 +110,14 @@ class Seeds(io.ComfyNode):
         lines = [f"{count} seeds from {len(examples)} examples, spread {spread:g}, fresh {fresh:g}."]
         for name, what, noise in SHOWN:
             lines.append(f"{what}: {_range(ours[name])}; of the examples {_range(theirs[name])}; of noise {noise}.")
+        if "noise_mask" in latent:
+            remarks.append("The latent's noise mask was left out: it belongs to the examples.")
         out = {"samples": host.to_samples(model, made)}
         return io.NodeOutput(
-            out, host.InvertedNoise(model, made, top.sigma, seed), grid.sigmas, report_text(lines + remarks)
+            out,
+            host.InvertedNoise(model, made, top.sigma, seed),
+            host.lasting_sigmas(grid),
+            report_text(lines + remarks),
         )
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InversionError
-from ..metrics import relative_difference
+from ..metrics import double, relative_difference
 from ..problem import ImplicitStep, StepResult, per_item
 
 
@@ -109,18 +109,20 @@ class _Iterates:
 def _anderson(history: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
     """The next point: F at the last point, minus the combination of differences that best cancels the residual.
 
-    Minimises |r_k - sum_q theta_q (r_k - r_{k-q})|^2 + 1e-8 s |theta|^2 for each batch item, s the scale of its normal
-    equations; then y = F(y_k) - sum_q theta_q (F(y_k) - F(y_{k-q})). Points that an item did not accept take no part.
+    Minimises |r_k - sum_q theta_q (r_k - r_{k-q})|^2 + 1e-8 sum_q s_q theta_q^2 for each batch item, s the diagonal of
+    its normal equations; then y = F(y_k) - sum_q theta_q (F(y_k) - F(y_{k-q})). Points that an item did not accept take
+    no part. The equations are small and set up in float64: in single precision their rounding is ten times the 1e-8.
     """
     image, residual, _ = history[-1]
     if len(history) == 1:
         return image
     shape = image.shape
-    residual = residual.flatten(1)
-    changes = torch.stack([(residual - r.flatten(1)) * ok[:, None] for _, r, ok in history[:-1]], 1)  # (B, m, n)
+    residual = double(residual.flatten(1))
+    changes = torch.stack(
+        [(residual - double(r.flatten(1))) * ok[:, None].to(residual) for _, r, ok in history[:-1]], 1
+    )
     images = torch.stack([(image - g).flatten(1) for g, _, _ in history[:-1]], 1)
-    normal = changes @ changes.mT
-    identity = torch.eye(normal.shape[-1], dtype=normal.dtype, device=normal.device)
-    scale = normal.diagonal(dim1=1, dim2=2).mean(1).clamp(min=torch.finfo(normal.dtype).tiny)
-    weights = torch.linalg.solve_ex(normal + 1e-8 * scale[:, None, None] * identity, changes @ residual[..., None])[0]
-    return image - (weights * images).sum(1).reshape(shape)
+    normal = changes @ changes.mT  # (B, m, m)
+    ridge = 1e-8 * normal.diagonal(dim1=1, dim2=2).clamp(min=torch.finfo(image.dtype).tiny)
+    weights = torch.linalg.solve_ex(normal + torch.diag_embed(ridge), changes @ residual[..., None])[0]
+    return image - (weights.to(images) * images).sum(1).reshape(shape)

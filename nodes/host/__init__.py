@@ -23,4 +23,5 @@ from .noise import InvertedNoise as InvertedNoise
 from .noise import fixed_noise as fixed_noise
 from .sigmas import chosen_grid as chosen_grid
 from .sigmas import grid_of as grid_of
+from .sigmas import lasting_sigmas as lasting_sigmas
 from .sigmas import scheduled_sigmas as scheduled_sigmas

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...inversion import Denoiser, Grid, GuidedNewton, InversionError, Level
 from ...inversion.gradient import backward_memory, gradient_error
-from .guider import HostDenoiser
+from .guider import HostDenoiser, asks_one_prompt
 
 # How near a right gradient is to a central difference at the least, and the length of that difference: below it
 # rounding shows, above it curvature. A wrong gradient (a weight overwritten, a part held constant) is off by more.
@@ -41,7 +41,7 @@ def prepared(
     if method.iterations == 1:
         yield sign, denoiser, x, "Gradient: none, because with one iteration no step is taken from the first guess."
         return
-    if automatic and float(getattr(denoiser.guider, "cfg", 1.0)) == 1.0:
+    if automatic and asks_one_prompt(denoiser.guider, denoiser.options["model_options"]):
         yield sign, denoiser, x, "Gradient: the sign step (auto; at cfg 1 a gradient through the model gains nothing)."
         return
     if not automatic and method.gradient == "sign":
@@ -93,16 +93,16 @@ def recording(denoiser: HostDenoiser) -> Iterator[Denoiser]:
 
     It runs nodes in inference mode, where nothing is recorded and weights that were loaded are marked as never to be;
     and some models write into tensors that the backward pass needs. At other states it computes as it always does, so
-    that its estimate is, to the last bit, the one that it makes there on the way down.
+    that its estimate is, to the last bit, the one that it makes there on the way down. The weights are the host's own
+    again afterwards.
     """
 
     def recorded(x: Tensor, level: Level) -> Tensor:
         with _training(denoiser) if x.requires_grad else contextlib.nullcontext():
             return denoiser(x, level)
 
-    with torch.inference_mode(False), torch.autograd.graph.allow_mutation_on_saved_tensors():
-        for patcher in _patchers(denoiser):
-            _unmark(patcher.model)
+    models = [patcher.model for patcher in _patchers(denoiser)]
+    with torch.inference_mode(False), torch.autograd.graph.allow_mutation_on_saved_tensors(), _unmarked(models):
         yield recorded
 
 
@@ -133,15 +133,32 @@ def _differentiable_attention(chosen: Callable, *args: Any, **kwargs: Any) -> Te
     return attention_pytorch(*args, **kwargs)
 
 
-def _unmark(module: nn.Module) -> None:
-    """Replace inference tensors among the weights by ordinary ones of the same value, one at a time."""
-    for part in module.modules():
-        for name, weight in list(part._parameters.items()):
-            if weight is not None and weight.is_inference():
-                part._parameters[name] = nn.Parameter(weight.detach().clone(), requires_grad=False)
-        for name, buffer in list(part._buffers.items()):
-            if buffer is not None and buffer.is_inference():
-                part._buffers[name] = buffer.clone()
+@contextlib.contextmanager
+def _unmarked(models: list[nn.Module]) -> Iterator[None]:
+    """Ordinary tensors on the same memory in place of inference tensors among the weights; shared ones stay shared."""
+    ordinary: dict[int, Tensor] = {}  # by the id of what they stand for
+    replaced: list[tuple[dict, str, Tensor]] = []
+    places = [
+        (held, name, weight)
+        for model in models
+        for part in model.modules()
+        for held in (part._parameters, part._buffers)
+        for name, weight in held.items()
+        if weight is not None and weight.is_inference()
+    ]
+    try:
+        for held, name, weight in places:
+            if id(weight) not in ordinary:
+                same = torch.empty(0, dtype=weight.dtype, device=weight.device)
+                same.set_(weight.untyped_storage(), weight.storage_offset(), weight.shape, weight.stride())
+                ordinary[id(weight)] = nn.Parameter(same, False) if isinstance(weight, nn.Parameter) else same
+            held[name] = ordinary[id(weight)]
+            replaced.append((held, name, weight))
+        yield
+    finally:
+        for held, name, weight in replaced:
+            if held.get(name) is ordinary[id(weight)]:  # else somebody moved it meanwhile
+                held[name] = weight
 
 
 def _probed(denoiser: HostDenoiser, recorded: Denoiser, x: Tensor, grid: Grid) -> tuple[str | None, str]:

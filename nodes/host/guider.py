@@ -102,6 +102,7 @@ class HostDenoiser:
     def __call__(self, x: Tensor, level: Level) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         self.hooks.prepare(level.sigma, self.options["model_options"])
+        x = x.contiguous()  # as the record holds it, so that the model computes with the same kernels both ways
         return self.guider(x, x.new_full((x.shape[0],), level.sigma), **self.options)
 
     def of_source(self, x: Tensor, level: Level) -> Tensor:
@@ -150,6 +151,12 @@ class WalkSampler(comfy.samplers.KSAMPLER):
         if grid is None:
             family = kind(model_wrap.inner_model.model_sampling)
             grid = Grid.from_sigmas(sigmas.tolist(), family, ancestral=self.ancestral)
+            if self.ancestral and grid.steps < len(sigmas) - 1:
+                raise InversionError(
+                    "A sigma comes twice in these SIGMAS, and for the step between the two the host's euler_ancestral "
+                    "draws noise that it does not add, which an inversion cannot follow. Use fewer steps, another "
+                    "scheduler or a higher denoise."
+                )
 
         def report(index: int, total: int, x: Tensor, denoised: Tensor) -> None:
             if callback is not None:
@@ -173,8 +180,14 @@ def check_run(guider: Any, sigmas: Tensor, model_options: dict) -> None:
             f"{cache.name} predicts from the steps before, and the inversion goes through them in the other order. "
             "Connect the model without it."
         )
-    one_prompt = math.isclose(getattr(guider, "cfg", 0.0), 1.0) and not model_options.get("disable_cfg1_optimization")
-    for name, conds in guider.conds.items():
+    conditioning = getattr(guider, "conds", {})
+    if model_options.get("disable_cfg1_optimization") and "negative" not in conditioning:
+        raise InversionError(
+            "A patch on this model (such as Self-Attention Guidance) uses the negative prompt even at cfg 1, but the "
+            "guider has none. Use a CFG Guider with a negative prompt (an empty one will do), or remove the patch."
+        )
+    one_prompt = asks_one_prompt(guider, model_options)
+    for name, conds in conditioning.items():
         active = torch.full_like(sigmas[:-1], name == "negative" and one_prompt, dtype=torch.bool)
         for cond in conds:
             start, end = cond.get("timestep_start", math.inf), cond.get("timestep_end", -math.inf)
@@ -185,6 +198,20 @@ def check_run(guider: Any, sigmas: Tensor, model_options: dict) -> None:
                 f"There is no {name} conditioning at sigma {without}. A prompt with a timestep range "
                 "(ConditioningSetTimestepRange) needs others that cover the rest; combine them."
             )
+
+
+def asks_one_prompt(guider: Any, model_options: dict) -> bool:
+    """Whether a guider asks the model about the positive prompt only, as far as is known: cfg 1, or no other prompt.
+
+    Other guiders than the host's plain one have a rule of their own, and a `cfg` that they do not read.
+    """
+    conditioning = getattr(guider, "conds", {})
+    if set(conditioning) == {"positive"}:
+        return True
+    plain = (comfy.samplers.CFGGuider.predict_noise, Guider.predict_noise)
+    if getattr(type(guider), "predict_noise", None) not in plain or model_options.get("disable_cfg1_optimization"):
+        return False
+    return math.isclose(guider.cfg, 1.0) and ("source" not in conditioning or math.isclose(guider.source_cfg, 1.0))
 
 
 def run(

@@ -17,7 +17,7 @@ class HookSchedules:
         self.patcher, self.sigmas, self.last = guider.model_patcher, sigmas, -math.inf
         self.hooks: list[tuple[Any, Any]] = []  # this run's hooks and their untouched keyframes
         own: dict[int, Any] = {}
-        for cond in (cond for conds in guider.conds.values() for cond in conds):
+        for cond in (cond for conds in getattr(guider, "conds", {}).values() for cond in conds):
             hooks = cond.get("hooks")
             if hooks is None or all(len(hook.hook_keyframe.keyframes) < 2 for hook in hooks.hooks):
                 continue

@@ -10,31 +10,40 @@ from ...inversion import InversionError
 
 
 def mask_for(latent: dict, samples: Tensor, mask: Tensor | None = None, feather: int = 0) -> Tensor | None:
-    """Where the edit may change things, (B or 1, 1, ..., H, W) at the size of the samples; None if no mask is given.
+    """Where the edit may change things, (B or 1, 1, [F or 1,] H, W) at the size of the samples; None if none is given.
 
     Arguments:
         latent: its noise_mask counts.
-        mask: another MASK, (B or 1, H, W); where both are given, both have to allow.
+        mask: another MASK, (B or 1, H, W), of videos also (frames, H, W); where both are given, both have to allow.
         feather: over how many latent pixels the masks' edges fall off, inward: outside they stay exactly 0.
 
     Raises:
-        InversionError: a mask has another shape of picture or another batch.
+        InversionError: a mask has another shape of picture, another batch or number of frames, or is one of a sound.
     """
     given = [_at_latent_size(m, samples) for m in (latent.get("noise_mask"), mask) if m is not None]
     if not given:
         return None
-    allowed = given[0] if len(given) == 1 else given[0] * given[1]
+    allowed = given[0] if len(given) == 1 else given[0] * given[1]  # (B or 1, F or 1, H, W)
     if feather:
         window = 2 * feather + 1
         soft = torch.nn.functional.avg_pool2d(allowed, window, stride=1, padding=feather, count_include_pad=False)
         inside = 1 - torch.nn.functional.max_pool2d((allowed < 1).float(), window, stride=1, padding=feather)
         allowed = torch.maximum(allowed * (2 * soft - 1).clamp(min=0), inside)
-    height, width = samples.shape[-2:]
-    return allowed.reshape(allowed.shape[0], 1, *[1] * (samples.ndim - 4), height, width)
+    return allowed if samples.ndim == 4 else allowed.unsqueeze(1)
 
 
 def _at_latent_size(mask: Tensor, samples: Tensor) -> Tensor:
-    mask = mask.float().reshape(-1, 1, *mask.shape[-2:])
+    """(B or 1, F or 1, H, W), as many frames as a video's latent has; of pictures one."""
+    if samples.ndim < 4:
+        raise InversionError(
+            "A mask is a picture, and this is a latent of sound, which has no place for it. Remove the mask."
+        )
+    if mask.ndim == 5:  # the host's, of a video: (B, 1, frames, H, W)
+        mask = _frames(mask.float()[:, 0], samples)
+    else:
+        mask = mask.float().reshape(-1, 1, *mask.shape[-2:])
+        if samples.ndim == 5 and mask.shape[0] not in (1, samples.shape[0]):
+            mask = _frames(mask.movedim(1, 0), samples)
     height, width = samples.shape[-2:]
     ratio = (mask.shape[-2] / height, mask.shape[-1] / width)
     if not math.isclose(*ratio, rel_tol=0.05):
@@ -48,6 +57,24 @@ def _at_latent_size(mask: Tensor, samples: Tensor) -> Tensor:
         )
     # The mean over each latent cell: a cell that the mask does not touch stays exactly 0.
     return torch.nn.functional.interpolate(mask, size=(height, width), mode="area").clamp(0, 1)
+
+
+def _frames(mask: Tensor, samples: Tensor) -> Tensor:
+    """A mask for each frame of a video, (B or 1, frames, H, W), as one for each frame of its latent.
+
+    One that stands for several has their mean. Video autoencoders keep the first frame by itself, or none.
+    """
+    frames, wanted = mask.shape[1], samples.shape[2]
+    if frames in (1, wanted):
+        return mask
+    alone = int(wanted > 1 and (frames - 1) % (wanted - 1) == 0)
+    if frames < wanted or (frames - alone) % (wanted - alone):
+        raise InversionError(
+            f"The mask has {frames} frames, the video's latent {wanted}. Use one mask for all frames, one for each of "
+            "the video, or one for each of the latent."
+        )
+    groups = mask[:, alone:].unflatten(1, (wanted - alone, -1)).mean(2)
+    return torch.cat([mask[:, :alone], groups], 1)
 
 
 def picture_mask(model: Any, mask: Tensor) -> Tensor:

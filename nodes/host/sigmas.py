@@ -16,7 +16,26 @@ def scheduled_sigmas(model: Any, steps: int, scheduler: str, denoise: float) -> 
             f"Ask for 1 step or more and a denoise above 0 and up to 1, got steps {steps} and denoise {denoise:g}."
         )
     sampling = model.get_model_object("model_sampling")
-    return comfy.samplers.calculate_sigmas(sampling, scheduler, int(steps / denoise))[-(steps + 1) :]
+    sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, int(steps / denoise))[-(steps + 1) :]
+    if not sigmas.isfinite().all():
+        raise InversionError(
+            f"The scheduler {scheduler} gives no finite noise levels for {steps} step{'s' if steps > 1 else ''}. Take "
+            "more steps, or another scheduler."
+        )
+    return sigmas
+
+
+class _Lasting(Tensor):
+    """SIGMAS that stay as they are: the host's uni_pc writes into those that it is given, which a graph uses again."""
+
+    def to(self, *args: Any, **options: Any) -> Tensor:
+        """What the host does before it passes them on to a sampler: here always a copy, and a plain one."""
+        return self.as_subclass(Tensor).to(*args, **options).clone()
+
+
+def lasting_sigmas(grid: Grid) -> Tensor:
+    """The levels as SIGMAS for a node's output, (N + 1,)."""
+    return grid.sigmas.as_subclass(_Lasting)
 
 
 def grid_of(model: Any, sigmas: Tensor, ancestral: bool = False) -> Grid:

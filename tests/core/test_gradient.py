@@ -1,5 +1,7 @@
 """Gradients through a denoiser: found right, found wrong, and measured."""
 
+import os
+
 import pytest
 import torch
 from problems import Mixture, grid
@@ -65,3 +67,23 @@ def test_newton_gains_from_the_extrapolated_start(kind, gradient) -> None:
 def test_one_iteration_from_the_extrapolated_start_is_the_warm_started_fixed_point() -> None:
     newton = invert(Mixture(), x0(), grid("flow", 9), GuidedNewton(1, 0.0, start="extrapolated"))
     assert torch.equal(newton.latent, invert(Mixture(), x0(), grid("flow", 9), FixedPoint(1)).latent)
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="memory is read from Linux's /proc")
+def test_measuring_keeps_nothing() -> None:
+    x = torch.ones(1, 1, 1024, 1024)
+
+    def exponential(x: torch.Tensor, level: Level) -> torch.Tensor:
+        return x.exp().exp()  # what it saves for the backward pass is its own result
+
+    backward_memory(exponential, x, Level(1.0, 1.0))
+    before = resident()
+    for _ in range(20):
+        backward_memory(exponential, x, Level(1.0, 1.0))
+    assert resident() - before < 20 * 2**20  # one call's alone are 8 MB

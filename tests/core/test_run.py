@@ -1,5 +1,8 @@
 """Properties that hold for every method, family, shape and precision."""
 
+import math
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,6 +19,7 @@ from inversion import (
     Inversion,
     InversionError,
     Keep,
+    Level,
     Rex,
     invert,
     sample,
@@ -153,8 +157,8 @@ def test_a_damaged_record_is_refused(change, message) -> None:
         ([1.0], "ve", "at least two"),
         ([0.0, 1.0], "ve", "must descend.*0 is followed by 1"),
         ([3.0, 1.0, 2.0, 0.0], "ve", "1 is followed by 2"),
-        ([1.0, 1.0], "ve", "cleaner end"),
-        ([2.0, 0.0, 0.0], "ve", "only the last may be 0"),
+        ([1.0, 1.0], "ve", "at least two different"),
+        ([1.000002, 0.5, 0.0], "flow", "0 to 1, got 1"),
         ([1.5, 0.5, 0.0], "flow", "0 to 1, got 1.5"),
         ([1.0, -0.5], "ve", ">= 0"),
         ([float("nan"), 0.0], "ve", "finite"),
@@ -164,6 +168,38 @@ def test_a_damaged_record_is_refused(change, message) -> None:
 def test_bad_sigmas(sigmas, kind, message) -> None:
     with pytest.raises(InversionError, match=message):
         Grid.from_sigmas(sigmas, kind)
+
+
+@pytest.mark.parametrize("ancestral", [False, True])
+@pytest.mark.parametrize("kind", ["ve", "flow"])
+def test_levels_that_do_not_move_are_one(kind, ancestral) -> None:
+    twice = Grid.from_sigmas([1.0, 1.0, 0.5, 0.5, 0.5, 0.2, 0.0, 0.0], kind, [8, 7, 6, 5, 4, 3, 2], ancestral)
+    assert twice == Grid.from_sigmas([1.0, 0.5, 0.2, 0.0], kind, [7, 4, 3], ancestral)
+    near = Grid.from_sigmas([1.0, 1 - 2**-24, 0.5, 0.5 - 2**-25, 0.0], kind, ancestral=ancestral)
+    assert all(math.isfinite(x) for upper, lower in pairwise(near.levels) for x in near.landing(upper, lower)[1:])
+    noise = [latent(1, 2, 3)] * twice.steps if ancestral else None
+    inversion = invert(Gaussian(), latent(1, 2, 3), twice, DDIM(), noise=noise)
+    assert all(inversion.secant(step, inversion.latent).isfinite().all() for step in range(twice.steps))
+
+
+@pytest.mark.parametrize("keep", [Keep(), Keep(anchor=0.5), Keep(anchor=0.0, background=0.5)])
+@pytest.mark.parametrize("ancestral", [False, True])
+def test_a_step_that_does_not_move(keep, ancestral) -> None:
+    """As in a diffusers schedule that ends at timestep 0, and below it at the same level."""
+    levels = tuple(Level(1.0, sigma) for sigma in (3.0, 3.0, 1.0, 1.0))
+    grid = Grid(levels, "ve", ancestral)
+    noise = [latent(1, 2, 3)] * grid.steps if ancestral else None
+    inversion = invert(Gaussian(), latent(1, 2, 3), grid, DDIM(), noise=noise)
+    back = sample(Gaussian(), inversion.latent, grid, source=inversion, keep=keep)
+    assert torch.equal(back, inversion.trajectory[0])
+    last = Grid.from_alphas_cumprod([0.9, 0.5, 0.1], [2, 1, 0])
+    assert invert(Gaussian(), latent(1, 2, 3), last, DDIM()).latent.isfinite().all()
+
+
+def test_a_flows_sigmas_may_be_rounded_upward() -> None:
+    grid = Grid.from_sigmas(torch.tensor([1.0000001, 0.5, 0.0]), "flow")
+    assert (grid.levels[0].alpha, grid.levels[0].sigma) == (0.0, 1.0)
+    assert Level.of(1.0000001, "flow") == Level(0.0, 1.0)
 
 
 def test_bad_latents_and_denoisers() -> None:

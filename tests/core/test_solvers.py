@@ -10,6 +10,7 @@ from problems import KINDS, Gaussian, Mixture, grid
 from test_reference import REFERENCE, TOLERANCE, ve_denoiser
 
 from inversion import DDIM, FixedPoint, Grid, GuidedNewton, InversionError, Level, Rex, invert, sample
+from inversion.methods.fixed_point import _anderson
 from inversion.methods.guided_newton import STABILISER, forward_prior
 from inversion.problem import ImplicitStep
 
@@ -342,3 +343,28 @@ def test_other_files_are_refused(tmp_path) -> None:
 def test_settings_out_of_range(make) -> None:
     with pytest.raises(InversionError, match=r"got "):
         make()
+
+
+def test_anderson_is_as_steady_in_single_precision() -> None:
+    """Two changes that agree to five digits: their normal equations are singular to single precision's rounding."""
+    random = torch.Generator().manual_seed(0)
+    x, r, change, other = (torch.randn(2, 3, 8, 8, generator=random, dtype=torch.float64) for _ in range(4))
+    residuals = [r + change + 1e-5 * other, r + change, r]
+    images = [x + 2 * residual for residual in residuals]
+    accepted = torch.ones(2, dtype=torch.bool)
+
+    def next_point(dtype: torch.dtype) -> torch.Tensor:
+        return _anderson([(g.to(dtype), f.to(dtype), accepted) for g, f in zip(images, residuals, strict=True)])
+
+    exact, single = next_point(torch.float64), next_point(torch.float32)
+    assert single.dtype == torch.float32
+    assert float((single - exact).norm() / exact.norm()) <= 1e-2
+
+
+def test_anderson_leaves_out_what_an_item_did_not_accept() -> None:
+    random = torch.Generator().manual_seed(0)
+    history = [(*torch.randn(2, 2, 3, 4, generator=random), torch.tensor([True, i != 1])) for i in range(3)]
+    without = [history[0], history[2]]
+    both, one = _anderson(history), _anderson(without)
+    assert torch.allclose(both[1], one[1], rtol=1e-5)
+    assert not torch.allclose(both[0], one[0], rtol=1e-2)

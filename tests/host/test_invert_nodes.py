@@ -8,7 +8,10 @@ import comfy.samplers
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import BasicGuider, DualCFGGuider, SamplerCustomAdvanced
+from comfy_extras.nodes_perpneg import PerpNegGuider
 from graphs import METHODS, Bench, defaults, demo, node_of, relative
+
+from nodes import ConditioningSetTimestepRange
 
 CONVERGED = {"iterations": 80, "tolerance": 5e-6}
 
@@ -182,6 +185,49 @@ def test_a_sampler_inverts_under_any_guider(bench: Bench, kind: str) -> None:
     inverted = advanced(guide, Seed(0), bench.sampler("FixedPoint", **CONVERGED), sigmas, bench.latent)
     noise = bench.pack.nodes.noise.NoiseFromLatent.execute(bench.model, {"samples": inverted}, sigmas, 0).args[0]
     assert relative(advanced(guide, noise, "euler", sigmas, bench.latent), bench.latent["samples"]) <= 1e-2
+
+
+def guided_by(bench: Bench, kind: str, negative: Any) -> Any:
+    """A guider with a rule of its own, whose `cfg`, where it has one, is not read or not all of it."""
+    if kind == "dual":
+        return DualCFGGuider.execute(bench.model, bench.positive, bench.other, negative, 1.5, 1.2, "regular").args[0]
+    if kind == "perp-neg":
+        return PerpNegGuider.execute(bench.model, bench.positive, negative, bench.negative, 1.0, 0.5).args[0]
+
+    class Own(comfy.samplers.CFGGuider):
+        def predict_noise(self, x: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+            both = [
+                comfy.samplers.sampling_function(self.inner_model, x, given[0], None, self.conds[name], 1.0, *given[1:])
+                for name in ("positive", "negative")
+            ]
+            return 1.5 * both[0] - 0.5 * both[1]
+
+    made = Own(bench.model)
+    made.set_conds(bench.positive, negative)
+    del made.cfg
+    return made
+
+
+@pytest.mark.parametrize("kind", ["dual", "perp-neg", "own"])
+def test_guiders_with_a_rule_of_their_own_are_not_read_as_cfg_1(
+    bench: Bench, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    sigmas = bench.pack.nodes.host.scheduled_sigmas(bench.model, 3, "normal", 1.0)
+    sampler = bench.sampler("GuidedNR")
+    with torch.inference_mode(), caplog.at_level(logging.INFO):
+        advanced(guided_by(bench, kind, bench.negative), Seed(0), sampler, sigmas, bench.latent)
+        assert "Gradient: min-norm (auto)" in caplog.text
+        late = ConditioningSetTimestepRange().set_range(bench.negative, 0.5, 1.0)[0]
+        with pytest.raises(bench.pack.inversion.InversionError, match="no negative conditioning at sigma"):
+            advanced(guided_by(bench, kind, late), Seed(0), sampler, sigmas, bench.latent)
+
+
+def test_a_negative_that_only_the_source_asks_has_to_cover_every_level(flow: Bench) -> None:
+    late = ConditioningSetTimestepRange().set_range(flow.negative, 0.5, 1.0)[0]
+    run = flow.pack.nodes.flow_edit.FlowEdit.execute
+    given = {"scheduler": "normal", "denoise": 1.0, "seed": 0, "negative": late}
+    with torch.inference_mode(), pytest.raises(flow.pack.inversion.InversionError, match="no negative conditioning"):
+        run(flow.model, flow.other, flow.positive, flow.latent, 3, 1.0, 1.5, **given)
 
 
 @pytest.mark.parametrize("gradient", ["sign", "autograd"])

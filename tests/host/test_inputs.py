@@ -1,0 +1,120 @@
+"""Latents, masks and numbers of every kind into every node: computed with, or refused in plain words."""
+
+import asyncio
+from typing import Any
+
+import pytest
+import torch
+from comfy_api.latest import io
+from families import FAMILIES
+from graphs import METHODS, Bench, defaults, demo, relative
+from torch import Tensor
+
+
+@pytest.fixture(scope="module")
+def bench(pack) -> Bench:
+    return demo(pack, "flow")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_layout_in_memory_makes_no_difference(bench: Bench, method: str, dtype: torch.dtype) -> None:
+    samples = torch.cat([bench.latent["samples"], bench.latent["samples"].flip(-1)]).to(dtype)
+    plain, other = ({"samples": x} for x in (samples, samples.contiguous(memory_format=torch.channels_last)))
+    up, same = (bench.invert(method, steps=3, latent=latent)[0] for latent in (plain, other))
+    assert torch.equal(up["samples"], same["samples"])
+    down, again = (bench.edit(latent=latent)[0]["samples"] for latent in (up, same))
+    assert torch.equal(down, again)
+    assert relative(again, samples) <= 1e-7
+
+
+# --- masks ------------------------------------------------------------------------------------------------------------
+
+HALF = torch.zeros(1, 64, 64)
+HALF[:, :, 32:] = 1  # the right half may change
+
+
+def run(node: Any, **inputs: Any) -> tuple:
+    with torch.inference_mode():
+        return node.execute(**{**defaults(node), **inputs}).args
+
+
+def flow_edited(bench: Bench, latent: dict) -> Tensor:
+    given = {"positive": bench.other, "source_positive": bench.positive, "negative": bench.negative}
+    out, report = run(bench.pack.nodes.flow_edit.FlowEdit, model=bench.model, latent=latent, steps=4, **given)
+    assert "mask lets 50% of the picture change" in report
+    return out["samples"]
+
+
+def edited(bench: Bench, latent: dict) -> Tensor:
+    up = bench.invert(steps=4, latent=latent)[0]
+    return bench.edit(latent=up, positive=bench.other, cfg=3.0, negative=bench.negative, preserve=0.2)[0]["samples"]
+
+
+WRITES_PICTURES = {"INV_EditFromLatent": edited, "INV_FlowEdit": flow_edited}
+PASSES_IT_ON = {f"INV_{method}" for method in METHODS} | {"INV_Save"}
+SAYS_THAT_IT_IS_LEFT_OUT = {"INV_Interpolate", "INV_Seeds"}
+MAKES_NO_LATENT = {"INV_NoiseFromLatent", "INV_Report"}
+
+
+def test_every_node_that_takes_a_latent_is_known(pack) -> None:
+    nodes = asyncio.run(pack.nodes.InversionExtension().get_node_list())
+    schemas = [node.define_schema() for node in nodes]
+    taking = {s.node_id for s in schemas if any(isinstance(i, io.Latent.Input) for i in s.inputs)}
+    assert taking == {*WRITES_PICTURES, *PASSES_IT_ON, *SAYS_THAT_IT_IS_LEFT_OUT, *MAKES_NO_LATENT}
+
+
+@pytest.mark.parametrize("node", WRITES_PICTURES)
+def test_what_the_latents_mask_leaves_out_stays_as_it_was(bench: Bench, node: str) -> None:
+    source = bench.latent["samples"]
+    out = WRITES_PICTURES[node](bench, {**bench.latent, "noise_mask": HALF})
+    assert relative(out[..., :8], source[..., :8]) <= 1e-7
+    assert relative(out[..., 8:], source[..., 8:]) >= 0.05
+
+
+def test_other_nodes_pass_a_mask_on_or_say_that_they_do_not(bench: Bench) -> None:
+    masked = {**bench.latent, "noise_mask": HALF}
+    for method in METHODS:
+        up = bench.invert(method, steps=2, latent=masked)[0]
+        assert torch.equal(up["noise_mask"], HALF)
+    assert torch.equal(bench.load(bench.save(up))[0]["noise_mask"], HALF)
+    library = bench.pack.nodes
+    out, *_, report = run(library.seeds.Seeds, model=bench.model, latent=up, count=1)
+    assert "noise_mask" not in out
+    assert "mask was left out" in report
+    sides = {"latent_from": up, "latent_to": up, "positive_from": bench.positive, "positive_to": bench.positive}
+    out, *_, report = run(library.interpolate.Interpolate, model=bench.model, frames=2, **sides)
+    assert "noise_mask" not in out
+    assert "masks were left out" in report
+
+
+@pytest.fixture(scope="module")
+def video(pack) -> Bench:
+    return FAMILIES["Wan 2.1"].bench(pack)
+
+
+@pytest.mark.parametrize("frames", [3, 9, 6])  # of the latent; of the video, with the first by itself and without
+@pytest.mark.parametrize("how", ["wire", "noise_mask", "noise_mask of a video"])
+def test_a_mask_for_each_frame(video: Bench, frames: int, how: str) -> None:
+    """The first third of the video may change; the rest is kept."""
+    masks = torch.zeros(frames, 64, 64)
+    masks[: {3: 1, 9: 1, 6: 2}[frames]] = 1
+    up = video.invert(steps=3)[0]
+    given = {"wire": {"mask": masks}, "noise_mask": {"latent": {**up, "noise_mask": masks[:, None]}}}
+    given["noise_mask of a video"] = {"latent": {**up, "noise_mask": masks[None, None]}}
+    inputs = {"latent": up, "positive": video.other, "preserve": 0.2, **given[how]}
+    out, _, mask = video.edit_with_mask(**inputs)
+    source = video.latent["samples"]
+    assert relative(out["samples"][:, :, 1:], source[:, :, 1:]) <= 1e-7
+    assert relative(out["samples"][:, :, :1], source[:, :, :1]) >= 1e-4
+    assert len(mask) == source.shape[2]
+
+
+def test_masks_that_fit_no_frames_or_no_picture_are_refused(video: Bench, pack) -> None:
+    up = video.invert(steps=2)[0]
+    with pytest.raises(pack.inversion.InversionError, match="mask has 4 frames, the video's latent 3"):
+        video.edit(latent=up, mask=torch.ones(4, 64, 64))
+    sound = FAMILIES["Stable Audio"].bench(pack)
+    up = sound.invert(steps=2)[0]
+    with pytest.raises(pack.inversion.InversionError, match=r"latent of sound.*Remove the mask"):
+        sound.edit(latent=up, mask=torch.ones(1, 64, 64))
