@@ -52,7 +52,7 @@ def invert(
         memory, partner = result.memory, result.partner
         trajectory[i + 1] = result.x
         points[i], slopes[i] = result.point, result.slope
-        residuals.append(result.residual.amax())
+        residuals.append(result.residual)
         calls.append(result.calls)
         x = result.x
         if not x.isfinite().all():
@@ -64,7 +64,7 @@ def invert(
         trajectory,
         points,
         slopes,
-        torch.stack(residuals).cpu(),
+        torch.stack(residuals).cpu().clamp(max=torch.finfo(x.dtype).max),
         tuple(calls),
         method=type(method).__name__,
         tolerance=method.tolerance,
