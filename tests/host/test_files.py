@@ -98,12 +98,14 @@ def test_what_else_a_latent_holds_comes_back(flow: Bench, caplog: pytest.LogCapt
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_samples_keep_their_type_and_views_are_written_whole(flow: Bench, dtype: torch.dtype) -> None:
     latent, _, _, _ = flow.invert(steps=2)
-    trajectory = latent["inversion"]["trajectory"]
+    twice = latent["samples"].repeat(2, 1, 1, 1)
     of_type = {**latent, "samples": latent["samples"].to(dtype)}
-    view = {**latent, "samples": trajectory[-1]}
+    view = {**latent, "samples": twice[1:], "beside": twice[1:]}
     strided = {**latent, "samples": latent["samples"].mT.contiguous().mT}
     for given in (of_type, view, strided):
-        assert same(flow.load(flow.save(given))[0]["samples"], given["samples"])
+        file = flow.save(given)
+        assert same(flow.load(file)[0]["samples"], given["samples"])
+        assert same(load_file(path_of(file))["latent.samples"], given["samples"])  # as any reader of the format has it
 
 
 def test_a_file_that_changes_leaves_what_was_loaded_alone(flow: Bench) -> None:
@@ -154,7 +156,7 @@ def test_how_it_was_made_is_in_the_file(flow: Bench, monkeypatch: pytest.MonkeyP
     assert json.loads(made["workflow"]) == workflow
     monkeypatch.setattr(flow.pack.nodes.files.args, "disable_metadata", True)
     file = flow.save(latent)
-    assert header(path_of(file)).keys() == {"inversion"}
+    assert header(path_of(file)).keys() == {"inversion", "checksum"}
     assert same(flow.load(file)[0]["samples"], latent["samples"])
 
 
@@ -162,7 +164,7 @@ def test_more_beside_the_tensors_than_can_be_read_back_is_not_written(
     flow: Bench, folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     latent, _, _, _ = flow.invert(steps=2)
-    monkeypatch.setattr(flow.pack.inversion.record, "LARGEST_HEADER", 20_000)
+    monkeypatch.setattr(flow.pack.inversion.files, "LARGEST_HEADER", 20_000)
     hidden = SimpleNamespace(prompt={"1": "x" * 20_000}, extra_pnginfo=None)
     monkeypatch.setattr(flow.pack.nodes.files.SaveInversion, "hidden", hidden, raising=False)
     with pytest.raises(flow.pack.inversion.InversionError, match="Leave out some of prompt"):
@@ -212,34 +214,50 @@ def test_other_files_are_refused_and_the_message_says_what_they_are(flow: Bench,
     refused("not an inversion: it holds .*latent_tensor.*take Load Latent")
     save_file({f"layer.{i}": torch.zeros(1) for i in range(9)}, path, {"format": "pt"})
     refused(r"not an inversion: it holds layer\.0, .* and 5 more, and in its header format")
+    path.unlink()
     flow.pack.inversion.Inversion.from_dict(latent["inversion"]).save(path)
     refused("no LATENT beside the inversion")
 
     cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
-        ({"latent.samples": tensors["latent.samples"].to(torch.int64)}, {}, r"samples are torch\.int64"),
-        ({"latent.samples": tensors["latent.samples"].to(torch.float8_e4m3fn)}, {}, r"samples are torch\.float8"),
+        ({"latent.samples": tensors["latent.samples"].to(torch.int64)}, {}, r"samples is torch\.int64"),
+        ({"latent.samples": tensors["latent.samples"].to(torch.float8_e4m3fn)}, {}, r"samples is torch\.float8"),
         ({"latent.samples": tensors["latent.samples"][:, :4].clone()}, {}, "no longer what was inverted"),
+        ({"latent.samples": tensors["latent.samples"] * 1.1}, {}, "no longer what was inverted.*values were changed"),
+        ({"latent.samples": tensors["latent.samples"] * torch.nan}, {}, "samples holds NaN"),
+        ({"latent.samples": None}, {"latent": {"samples": [[1.0]]}}, "no LATENT beside"),
+        ({"latent.noise_mask": torch.ones(0, 4, 4)}, {}, r"noise_mask is .* of shape \(0, 4, 4\)"),
+        ({"latent.noise_mask": torch.ones(4)}, {}, r"noise_mask is .* of shape \(4,\)"),
+        ({}, {"latent": {"noise_mask": "all"}}, "noise_mask is 'all'"),
+        ({}, {"latent": {"noise_mask": [[1.0]]}}, "noise_mask is"),
+        ({}, {"latent": {"batch_index": ["one"]}}, "batch_index is 'one'"),
         ({"trajectory": tensors["trajectory"].to(torch.int32)}, {}, r"trajectory is torch\.int32"),
         ({"points": tensors["points"].to(torch.float8_e5m2)}, {}, r"points is torch\.float8"),
+        ({"points": tensors["points"].half()}, {}, r"points is torch\.float16 .* not torch\.float32"),
         ({"slopes": tensors["slopes"][1:].clone()}, {}, "slopes is .* of shape"),
+        ({"fingerprint": tensors["fingerprint"][:, 1:].clone()}, {}, "fingerprint is .* of shape"),
+        ({"fingerprint": None}, {}, "fingerprint is missing"),
         ({}, {"format": 1}, "format 1"),
         ({}, {"kind": "other"}, "kind is 'other'"),
         ({}, {"levels": [[1.0, 2.0, None]]}, "at least two"),
         ({}, {"kind": "ve"}, "damaged"),  # whose levels are all on the scale of the clean latent, never 0
-        ({}, {"levels": [["a", "b", None]] * 3}, "damaged"),
-        ({}, {"calls": ["many", 1]}, "damaged"),
-        ({}, {"tolerance": "small"}, "damaged"),
-        ({}, {"model": ["ve"]}, "made with the model"),
-        ({}, {"cfg": "high"}, "at cfg 'high'"),
+        ({}, {"model": ["ve"]}, "the model is"),
+        ({}, {"model": {}}, "the latent format is missing"),
+        ({}, {"model": json.loads(record)["model"] | {"model class": "[a](b)"}}, "the model class is"),
+        ({}, {"model": json.loads(record)["model"] | {"state space": "ve"}}, "the state space is 've'"),
+        ({}, {"model": json.loads(record)["model"] | {"sampling numbers": [1]}}, "sampling numbers is 1 values"),
+        *(({}, {"cfg": cfg}, "cfg is ") for cfg in ("high", -5, 10**400, True, None)),
         ({}, {"latent": [1]}, "no LATENT beside"),
     ]
+    pack = flow.pack.inversion.files.write_record
     for of_tensors, of_record, message in cases:
-        save_file({**tensors, **of_tensors}, path, {"inversion": json.dumps(json.loads(record) | of_record)})
+        changed = {**json.loads(record), **of_record, **tensors, **of_tensors}
+        path.unlink()
+        pack(path, {name: value for name, value in changed.items() if value is not None})
         refused(message)
-    for text in ("[" * 100_000, '{"format": ', "[1]", "9" * 5000):
+    for text in ("[" * 100_000, '{"format": ', "[1]", "9" * 5000, '{"cfg": NaN}', "[" * 990 + "]" * 990):
         save_file(tensors, path, {"inversion": text})
         refused("cut off or damaged")
-    save_file(tensors, path, {"inversion": record})
+    path.write_bytes(content)
     assert same(flow.load(path.name)[0]["samples"], latent["samples"])  # the rest of the file was in order
 
 

@@ -32,8 +32,7 @@ def toy_row(bench: Bench) -> Any:
             point = torch.lerp(first.point, first.x, self.share)
             slope = problem.slope(point)
             x = problem.land(slope)
-            residual = (x - point).flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1)
-            return library.StepResult(x, point, slope, residual, calls=2)
+            return library.StepResult(x, point, slope, calls=2)
 
         def notes(self, count: int) -> list[str]:
             return [f"Toy method, share {self.share:g}."]
