@@ -19,7 +19,11 @@ _short.maxstring = _short.maxother = 60
 
 def damaged(name: str, value: Any, fits: str) -> InversionError:
     """What to raise where `name` is `value` and should be what `fits` says."""
-    return InversionError(f"This inversion record is damaged: {name} is {shown(value)}, not {fits}. {ANEW}")
+    return _damaged(name, shown(value), fits)
+
+
+def _damaged(name: str, came: str, fits: str) -> InversionError:
+    return InversionError(f"This inversion record is damaged: {name} is {came}, not {fits}. {ANEW}")
 
 
 def shown(value: Any) -> str:
@@ -71,9 +75,8 @@ def title(name: str, value: Any) -> str:
 def items(name: str, value: Any, least: int, most: int) -> list[Any]:
     """A list of `least` to `most` values."""
     if not isinstance(value, list | tuple) or not least <= len(value) <= most:
-        several = f"{len(value)} values" if isinstance(value, list | tuple) else value
-        count = f"{least}" if least == most else f"{least} to {most}"
-        raise damaged(name, several, f"a list of {count}")
+        came = f"{len(value)} values" if isinstance(value, list | tuple) else shown(value)
+        raise _damaged(name, came, f"a list of {least}" if least == most else f"a list of {least} to {most}")
     return list(value)
 
 

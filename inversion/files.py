@@ -163,8 +163,8 @@ def _text(plain: dict[str, Any]) -> str:
     if len(text) > LARGEST_TEXT:
         largest = max(plain, key=lambda name: len(json.dumps(plain[name])))
         raise InversionError(
-            f"The values beside the tensors take {len(text) / 1e6:.1f} MB, more than the {LARGEST_TEXT / 1e6:.1f} MB "
-            f"that are read back. Most of it is {largest}: leave it out."
+            f"The values beside the tensors take {len(text):,} characters, more than the {LARGEST_TEXT:,} that are "
+            f"read back. Most of it is {_short(largest, 40)}: leave it out."
         )
     return text
 

@@ -163,9 +163,9 @@ class Inversion:
         """
         form = record.get("format")
         if type(form) is not int or form not in READ:
+            came = "no format" if form is None else f"format {fields.shown(form)}"
             raise InversionError(
-                f"This inversion record has format {fields.shown(form)}; this version reads "
-                f"{' and '.join(map(str, READ))}. {fields.ANEW}"
+                f"This inversion record has {came}; this version reads {' and '.join(map(str, READ))}. {fields.ANEW}"
             )
         kind = record.get("kind")
         if not isinstance(kind, str) or kind not in get_args(Kind):

@@ -173,17 +173,19 @@ def _place(prefix: str) -> tuple[str, str, int, str]:
         InversionError: the prefix has no name, leads out of the output folder, or no folder can be made of it.
     """
     prefix = prefix.strip()
-    if not any(part.strip(" .") for part in prefix.replace("\\", "/").split("/")):
+    if prefix.strip("./\\ ") and prefix.endswith(("/", os.sep)):
+        prefix += "inversion"  # the host counts no files whose name is a folder's, and would begin at 1 each time
+    normal = os.path.normpath(prefix)
+    if not os.path.basename(normal).strip(". \\"):
         raise InversionError(
             f"filename_prefix is {checked.shown(prefix)}, which names no file. Give a name, with folders before it if "
             "you like: inversions/inversion."
         )
-    if prefix.endswith(("/", os.sep)):
-        prefix += "inversion"  # the host counts no files whose name is a folder's, and would begin at 1 each time
     try:
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-            os.path.normpath(prefix), folder_paths.get_output_directory()
-        )
+        if "\0" in normal:
+            raise ValueError
+        output = folder_paths.get_output_directory()
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(normal, output)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "it holds characters that no file name has"
         raise InversionError(
@@ -242,7 +244,12 @@ def _found(folder: str) -> list[str]:
             MOST_ENTRIES,
             folder,
         )
-    return sorted(path.relative_to(base).as_posix() for path in ours if path.resolve().is_relative_to(base))
+    return sorted(path.relative_to(base).as_posix() for path in ours if _within(path, base))
+
+
+def _within(path: Path, base: Path) -> bool:
+    """Whether a path is still in a folder when all links are followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(base))
 
 
 def _entries(base: Path) -> Iterator[os.DirEntry]:
@@ -270,9 +277,8 @@ def _located(file: str) -> Path:
     path = Path(os.path.abspath(base / name))
     called = checked.shown(name)[1:-1]
     try:
-        inside = path.is_relative_to(base) and path.resolve().is_relative_to(base.resolve())
-        there = path.is_file()
-    except (OSError, ValueError, RuntimeError):  # no name for a file: too long, NUL, a ring of links
+        inside, there = path.is_relative_to(base) and _within(path, base), path.is_file()
+    except (OSError, ValueError):  # no name for a file: too long, or with NUL
         inside, there = True, False
     if not inside:
         raise InversionError(f"{called} is not within the {base.name} folder. Choose a file from the list.")

@@ -136,7 +136,7 @@ def test_the_record_survives_a_plain_dictionary() -> None:
     ("change", "message"),
     [
         ({"format": 99}, "format 99"),
-        ({"format": None}, "format missing"),
+        ({"format": None}, "has no format"),
         ({"points": torch.zeros(2, 2)}, "points"),
         ({"trajectory": "none"}, "damaged"),
         ({"levels": [(1.0, 0.0, None)]}, "at least two"),
