@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
@@ -173,7 +173,7 @@ class Inversion:
         levels = fields.items("levels", record.get("levels"), 0, MOST_STEPS + 1)
         grid = _grid(
             tuple(_level(f"level {i + 1}", level) for i, level in enumerate(levels)),
-            kind,
+            cast(Kind, kind),
             fields.flag("ancestral", record.get("ancestral")),
         )
         steps, trajectory = grid.steps, record.get("trajectory")

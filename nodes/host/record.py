@@ -158,8 +158,8 @@ def require(latent: dict, otherwise: str) -> Record:
     """The record that a LATENT carries, as far as it can be judged without the model.
 
     Raises:
-        InversionError: there is none (the message ends with `otherwise`), it is damaged, or the samples are others by
-            now.
+        InversionError: there is none, or the samples are others by now (the message ends with `otherwise`), or it is
+            damaged.
     """
     record = Record.parse(latent)
     if record is None:
@@ -172,10 +172,8 @@ def require(latent: dict, otherwise: str) -> Record:
         why = "its values were changed"
     else:
         return record
-    raise InversionError(
-        f"The LATENT is no longer what was inverted ({why}), so its record does not fit. Connect the latent straight "
-        "from an Invert node."
-    )
+    unfit = f"The LATENT is no longer what was inverted ({why}), so its record does not fit."
+    raise InversionError(f"{unfit} {otherwise}".rstrip())
 
 
 def _differ(a: Tensor, b: Tensor) -> bool:

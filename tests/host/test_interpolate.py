@@ -283,7 +283,7 @@ def test_latents_that_make_no_frames_are_refused(sd: Pair) -> None:
     changed = {**sd.inverted[0], "samples": 2 * sd.inverted[0]["samples"]}
     with pytest.raises(ValueError, match=r"its values were changed.*connect latent_from straight"):
         sd.frames(latent_from=changed)
-    other = {**sd.inverted[0], "inversion": {**record, "model": {**record["model"], "state space": "flow"}}}
+    other = {**sd.inverted[0], "inversion": {**record, "model": {**record["model"], "latent format": "SDXL"}}}
     with pytest.raises(ValueError, match="inverted with another kind of model"):
         sd.frames(latent_to=other)
     invert = {"method": "FixedPoint", "iterations": 1}
