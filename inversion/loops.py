@@ -10,7 +10,7 @@ from .edit import Departure, Keep
 from .errors import DivergedError, InversionError
 from .levels import Grid, Level
 from .metrics import relative_difference
-from .problem import Callback, Denoiser, ImplicitStep, Method, StepResult
+from .problem import Callback, Denoiser, ImplicitStep, Method
 from .record import Inversion, record_memory
 
 
@@ -45,6 +45,7 @@ def invert(
     trajectory[0] = x
     fixed = _noise(noise, grid, x)
     residuals, calls, memory, partner = [], [], None, None
+    drift = x.new_zeros(len(x))
     for i, (lower, upper) in enumerate(grid.upward()):
         added = None if fixed is None else fixed[grid.steps - 1 - i].to(x)
         known, level = grid.without_noise(x, upper, lower, added)
@@ -53,7 +54,8 @@ def invert(
         memory, partner = result.memory, result.partner
         trajectory[i + 1] = result.x
         points[i], slopes[i] = result.point, result.slope
-        residuals.append(_residual(problem, result))
+        residuals.append(relative_difference(result.x, result.point))
+        drift = drift + relative_difference(result.x, problem.land(result.slope))
         calls.append(result.calls)
         x = result.x
         if not x.isfinite().all():
@@ -68,6 +70,7 @@ def invert(
         torch.stack(residuals).cpu().clamp(max=torch.finfo(x.dtype).max),
         tuple(calls),
         method=type(method).__name__,
+        drift=drift.cpu().clamp(max=torch.finfo(x.dtype).max),
         tolerance=method.tolerance,
         notes=tuple(method.notes(grid.steps)),
         noise=None if fixed is None else fixed.to(trajectory),
@@ -133,16 +136,6 @@ def sample_departure(departure: Departure, e: Tensor, grid: Grid, callback: Call
     """
     none = e.new_zeros(1).expand(grid.steps, *e.shape) if grid.ancestral else None
     return sample(departure, e, grid, callback=departure.showing(callback), noise=none)
-
-
-def _residual(problem: ImplicitStep, result: StepResult) -> Tensor:
-    """How far the stored state y is from solving y = F(y), relative, for each picture: (B,).
-
-    |y - F(y)| <= |y - F(p)| + |F(p) - F(y)|, and the slope is known at p only, so the latter is taken for |p - y|. The
-    first is 0 unless the step was more than its slope, as EasyInv's blend is.
-    """
-    y = result.x
-    return relative_difference(y, problem.land(result.slope)) + relative_difference(y, result.point)
 
 
 def _diverged(what: str, k: int, grid: Grid, level: Level) -> DivergedError:

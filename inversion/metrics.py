@@ -18,6 +18,11 @@ def relative_difference(a: Tensor, b: Tensor) -> Tensor:
     return difference / scale.clamp(min=torch.finfo(a.dtype).tiny)
 
 
+def psnr_each(reference: Tensor, other: Tensor) -> list[float]:
+    """`psnr` of each item of two batches (B, ...)."""
+    return [psnr(a, b) for a, b in zip(reference, other, strict=True)]
+
+
 def psnr(reference: Tensor, other: Tensor, peak: float | None = None) -> float:
     """Peak signal-to-noise ratio in dB over all elements; infinite for equal tensors.
 

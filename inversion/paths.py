@@ -236,6 +236,7 @@ def between(a: Inversion, b: Inversion, t: Sequence[float], path: Path = "spheri
         slopes,
         torch.maximum(a.residuals, b.residuals).repeat(1, len(latent)),
         tuple(map(max, a.calls, b.calls)),
+        drift=torch.maximum(a.drift, b.drift).repeat(len(latent)),
         method=a.method if a.method == b.method else f"{a.method} and {b.method}",
         tolerance=max(a.tolerance, b.tolerance),
         notes=(f"{len(latent)} frames between two pictures, on a {path} path.",),

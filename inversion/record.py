@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -13,7 +13,8 @@ from . import fields
 from .errors import InversionError
 from .files import read_record, write_record
 from .levels import Grid, Kind, Level
-from .verdict import of_residuals
+from .metrics import relative_difference
+from .verdict import of_risk
 
 FORMAT = 3
 READ = (2, FORMAT)  # format 2 has one residual for a step, the worst of the batch
@@ -33,10 +34,13 @@ class Inversion:
         slopes: the slope it took there: (N, B, C, ...). Together with `points` this makes the way back exact at no
             extra model call (the idea of DirectEdit, arXiv 2605.02417, which keeps the points' distance from the
             states; with the slopes it holds for steps that are more than the slope, such as EasyInv's blend).
-        residuals: how far each step's stored state is from solving its implicit equation, relative, for each picture:
-            (N, B). 0 at the exact inverse.
+        residuals: how far each stored state is from the point where its step took the slope, relative, for each
+            picture: (N, B). 0 at the exact inverse.
         calls: model calls of each step.
         method: the method's name.
+        drift: how far the steps moved the states off their own slopes, relative, added up, for each picture: (B,). 0
+            but for methods that do more than follow the slope, such as EasyInv's blend. The sampler alone undoes none
+            of it.
         tolerance: the residual that was asked for; 0 where none was.
         notes: what the method has to say about this run.
         noise: the fixed noise of an ancestral grid, in sampling order: (N, B, C, ...).
@@ -50,6 +54,7 @@ class Inversion:
     residuals: Tensor
     calls: tuple[int, ...]
     method: str
+    drift: Tensor
     tolerance: float = 0.0
     notes: tuple[str, ...] = ()
     noise: Tensor | None = None
@@ -64,6 +69,11 @@ class Inversion:
     def worst(self) -> Tensor:
         """The largest residual of the batch at each step, (N,)."""
         return self.residuals.amax(1)
+
+    @property
+    def risk(self) -> Tensor:
+        """What stands against the sampler alone, without the record, for each picture: (B,). See `verdict`."""
+        return self.residuals.amax(0) + self.drift
 
     def __repr__(self) -> str:
         levels, latent = self.grid.levels, self.latent
@@ -106,10 +116,19 @@ class Inversion:
         rise = self.trajectory[step + 1].to(like) / grid.unit(upper) - state / grid.unit(level)
         return rise / (grid.time(upper) - grid.time(level))
 
+    def measured_drift(self) -> Tensor:
+        """`drift`, from the states and slopes."""
+        drift = torch.zeros(self.latent.shape[0])
+        for step, (lower, upper) in enumerate(self.grid.upward()):
+            y, noise = self.trajectory[step + 1], None if self.noise is None else self.noise[-1 - step]
+            known, level = self.grid.without_noise(self.trajectory[step], upper, lower, noise)
+            drift += relative_difference(y, self.grid.move(known, level, upper, self.slopes[step])).float()
+        return drift
+
     @property
     def verdict(self) -> str:
         """How well it went, in one sentence."""
-        return of_residuals(float(self.residuals.max()))
+        return of_risk(float(self.risk.max()))
 
     def report(self) -> str:
         """What was done: calls, residuals, and which steps are not solved; `verdict` sums it up."""
@@ -123,6 +142,10 @@ class Inversion:
             f"Residual per step (0 = exact inverse): mean {float(self.residuals.mean()):.1e}, "
             f"worst {largest:.1e} at {where}.",
         ]
+        if float(self.drift.max()) > 0.01:
+            lines.append(f"The blend moved the states by {float(self.drift.max()):.0%}, which the sampler alone keeps.")
+        if pictures > 1:
+            lines.append(f"Of the {pictures} pictures, picture {int(self.risk.argmax()) + 1} came out worst.")
         if self.converged:
             lines.append(f"Every step converged to {self.tolerance:.1e}.")
         elif self.converged is False:
@@ -145,6 +168,7 @@ class Inversion:
             "points": self.points,
             "slopes": self.slopes,
             "residuals": self.residuals,
+            "drift": self.drift,
             "calls": list(self.calls),
             "method": self.method,
             "tolerance": self.tolerance,
@@ -190,7 +214,7 @@ class Inversion:
             raise fields.damaged("noise", record["noise"], "absent, as it is without ancestral steps")
         noise = fields.floats("noise", record.get("noise"), (steps, *state), dtype) if grid.ancestral else None
         partner = record.get("partner")
-        return cls(
+        found = cls(
             grid=grid,
             trajectory=fields.floats("trajectory", trajectory, (steps + 1, *state)),
             points=fields.floats("points", record.get("points"), (steps, *state), dtype),
@@ -208,7 +232,9 @@ class Inversion:
             ),
             noise=noise,
             partner=None if partner is None else fields.floats("partner", partner, state, dtype),
+            drift=torch.zeros(state[0]) if form == 2 else fields.floats("drift", record.get("drift"), (state[0],)),
         )
+        return replace(found, drift=found.measured_drift()) if form == 2 else found
 
     def save(self, path: str | Path) -> None:
         """Write the inversion as one safetensors file.

@@ -10,7 +10,8 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..inversion import Callback, Grid, Inversion, Method, invert, psnr, sample
+from ..inversion import Callback, Grid, Inversion, Method, invert, sample
+from ..inversion.metrics import psnr_each
 from ..inversion.verdict import of_round_trip
 from . import host
 from .host import record
@@ -150,7 +151,7 @@ class InvertNode(io.ComfyNode):
             decibels = None
             if check:
                 back = sample(denoiser, latent_out, grid, callback=checking, noise=inversion.noise)
-                decibels = psnr(x.float(), back)
+                decibels = psnr_each(x.float(), back)
             return latent_out, (inversion, remark, decibels)
 
         started = time.perf_counter()

@@ -9,6 +9,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..inversion import Callback, Grid, InversionError, psnr, sample
+from ..inversion.metrics import psnr_each
 from ..inversion.verdict import of_round_trip
 from . import host
 from .host import record
@@ -64,9 +65,9 @@ class InversionReport(io.ComfyNode):
         source, cfg = found.inversion, found.cfg
         clean, steps = source.trajectory[0], source.grid.steps
 
-        def walk(denoiser: host.HostDenoiser, x: Tensor, grid: Grid, callback: Callback) -> tuple[Tensor, float]:
+        def walk(denoiser: host.HostDenoiser, x: Tensor, grid: Grid, callback: Callback) -> tuple[Tensor, list[float]]:
             back = sample(denoiser, source.latent.to(x), grid, callback=callback, noise=source.noise)
-            return back, psnr(clean, back.to(clean))
+            return back, psnr_each(clean, back.to(clean))
 
         started = time.perf_counter()
         connect = "Connect the one that the picture was inverted with."

@@ -1,0 +1,60 @@
+"""On the trained models, the verdict's class never says more than the round trip shows."""
+
+from typing import Any
+
+import pytest
+import torch
+from graphs import Bench, demo
+from torch import Tensor
+
+# Other pictures than those that the thresholds were read off.
+PICTURES = [("blue heart", "white"), ("avocado", "orange"), ("penguin", "grey"), ("thumbs up dark skin tone", "red")]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("version", ["eps", "flow"])
+def test_the_verdict_never_says_more_than_the_round_trip(pack, version: str) -> None:
+    library = pack.inversion
+    bench = with_pictures(demo(pack, version))
+    methods = {
+        "DDIM": library.DDIM(),
+        **{f"EasyInv {eta:g}": library.EasyInv(eta, 0, 1) for eta in (0.0, 0.2, 0.5, 0.9)},
+        "EasyInv, SD": library.EasyInv(0.5, 0.05, 0.2),
+        "EasyInv, before": library.EasyInv(0.5, 0.05, 0.5, "before"),
+        "Fixed Point": library.FixedPoint(3, anderson=3),
+        "Guided NR": library.GuidedNewton(2, start="extrapolated"),
+    }
+    contradictions, classes = [], set()
+    for steps, cfg in ((4, 1.0), (10, 1.0), (10, 3.0), (20, 1.0)):
+        for name, method in methods.items():
+
+            def walk(denoiser: Any, x: Tensor, grid: Any, _: Any, method: Any = method) -> tuple[Tensor, Any]:
+                inversion = library.invert(denoiser, x, grid, method)
+                back = library.sample(denoiser, inversion.latent, grid)
+                return back, (inversion.risk.tolist(), library.metrics.psnr_each(x, back))
+
+            _, found = bench.through(walk, pack.nodes.host.scheduled_sigmas(bench.model, steps, "normal", 1.0), cfg)
+            for risk, decibels in zip(*found, strict=True):
+                said, shown = library.verdict.of_risk(risk), library.verdict.of_round_trip([decibels], steps)
+                classes.add(said.split(":")[0])
+                if ("closely" in said and "well" not in shown.split(":")[0]) or (
+                    "something like it" in said and "did not" in shown
+                ):
+                    contradictions.append(f"{name}, {steps} steps, cfg {cfg:g}: risk {risk:.3f}, {decibels:.1f} dB")
+    assert not contradictions
+    assert len(classes) == 3  # all of them were tried
+
+
+def with_pictures(bench: Bench) -> Bench:
+    """The bench on PICTURES, with their captions."""
+    with torch.inference_mode():
+        version = "flow" if bench.model.model.model_type.name == "FLOW" else "eps"
+        _, clip, vae = bench.pack.nodes.demo.load(version)
+        pictures = bench.pack.nodes.demo.pictures
+        shown = torch.stack([torch.from_numpy(pictures.picture(*pair)) for pair in PICTURES])
+        bench.latent = {"samples": vae.encode(shown)}
+        texts = [clip.tokenize(pictures.caption(*pair)) for pair in PICTURES]
+        encoded = [clip.encode_from_tokens(text, return_pooled=True) for text in texts]
+        context, pooled = (torch.cat(parts) for parts in zip(*encoded, strict=True))
+        bench.positive = [[context, {"pooled_output": pooled}]]
+    return bench
