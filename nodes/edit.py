@@ -15,7 +15,7 @@ from .host import record
 from .host.attention import SharedAttention, Structure
 from .host.masks import mask_for, picture_mask
 from .host.sampler import AS_INVERTED, play, play_plain, sampler_names, sampler_object
-from .schema import CATEGORY, advanced, cfg_input, report_text, schema
+from .schema import CATEGORY, advanced, cfg_input, report_text, schema, within_bounds
 
 Control = Literal["preserve", "advanced"]
 
@@ -165,6 +165,7 @@ class EditFromLatent(io.ComfyNode):
         )
 
     @classmethod
+    @within_bounds
     def execute(
         cls,
         model: Any,

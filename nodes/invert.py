@@ -16,7 +16,17 @@ from . import host
 from .host import record
 from .host.guider import WalkSampler
 from .methods import ALIASES, METHODS, Ready, Row
-from .schema import CATEGORY, SAMPLING, advanced, cfg_input, report_text, schedule_inputs, schema, seed_input
+from .schema import (
+    CATEGORY,
+    SAMPLING,
+    advanced,
+    cfg_input,
+    report_text,
+    schedule_inputs,
+    schema,
+    seed_input,
+    within_bounds,
+)
 
 OUTPUTS = [
     io.Latent.Output(
@@ -117,6 +127,7 @@ class InvertNode(io.ComfyNode):
         )
 
     @classmethod
+    @within_bounds
     def execute(
         cls,
         model: Any,
@@ -192,6 +203,7 @@ class InvertingSampler(io.ComfyNode):
         )
 
     @classmethod
+    @within_bounds
     def execute(cls, **settings: Any) -> io.NodeOutput:
         plan = Plan.of(cls.ROW, settings)
 

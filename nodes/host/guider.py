@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...inversion import Callback, Grid, InversionError, Level
 from .hooks import HookSchedules
-from .latents import kind
+from .latents import check_fits, kind
 
 
 class Guider(comfy.samplers.CFGGuider):
@@ -143,6 +143,8 @@ class WalkSampler(comfy.samplers.KSAMPLER):
         disable_pbar: bool = False,
     ) -> Tensor:
         check_run(model_wrap, sigmas, extra_args["model_options"])
+        if latent_image is not None:
+            check_fits(latent_image, model_wrap.model_patcher.get_model_object("latent_format"))
         grid = self.grid
         if grid is None:
             family = kind(model_wrap.inner_model.model_sampling)
