@@ -22,8 +22,8 @@ def fixed_noise(denoiser: HostDenoiser, x: Tensor, grid: Grid) -> Tensor | None:
         draw = comfy.k_diffusion.sampling.default_noise_sampler(x, seed=seed)
     except (RuntimeError, ValueError, OverflowError) as error:
         raise InversionError(
-            f"The host's euler_ancestral cannot take the seed {seed}: it counts one up, and that is too large a number. "
-            "Take a lower one."
+            f"The host's euler_ancestral cannot take the seed {seed}: it counts one up, and that is too large. Take a "
+            "lower one."
         ) from error
     scale = getattr(denoiser.guider.inner_model.model_sampling, "noise_scale", 1.0)  # newer hosts' flow models
     noise = torch.empty(grid.steps, *x.shape, dtype=x.dtype)

@@ -153,7 +153,7 @@ def test_every_number_is_known(pack) -> None:
     assert widgets == set(numbers())
 
 
-@pytest.mark.parametrize(("node", "widget"), numbers())
+@pytest.mark.parametrize(("node", "widget"), list(numbers()))
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1e9, 2**64])
 def test_a_number_outside_its_bounds_is_refused_by_name(pack, node: str, widget: str, value: float) -> None:
     """The host's own check lets NaN through, and looks at nothing that comes by wire."""
