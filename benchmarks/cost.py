@@ -302,6 +302,7 @@ def records(pack: Any, bench: Bench, extent: Extent) -> list[str]:
         for steps, pixels in extent.records:
             grown = sized(bench, pixels=pixels)
             latent = both(grown, steps)[0]()
+            path.unlink(missing_ok=True)
             pack.inversion.Inversion.from_dict(latent[pack.nodes.host.record.KEY]).save(path)
             size, formula = path.stat().st_size, record_bytes(steps, grown.latent["samples"].numel())
             side = PIXELS * math.isqrt(pixels)

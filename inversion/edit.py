@@ -17,7 +17,6 @@ the record. M is a mask. The result is the source's clean latent plus the depart
   source branch (arXiv 2310.01506).
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -28,8 +27,6 @@ from .levels import Level
 from .masks import DifferenceMask
 from .problem import Callback, Denoiser
 from .record import Inversion
-
-SAME_LEVEL = 1e-5  # relative; samplers take logarithms of sigmas and back
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,25 +83,25 @@ class Departure:
         self.calls = self.source_calls = 0
         self.moved = 0  # questions between levels that were answered at the nearest
 
-    def start(self, x: Tensor) -> Tensor:
-        """The departure of the state `x` (B, C, ...) from the source at the noisy end: 0 for the inverted latent."""
+    def start(self, x: Tensor, level: Level) -> Tensor:
+        """The departure of the state `x` (B, C, ...) at `level`: 0 for the inverted latent at the noisy end."""
         expected = self.source.latent
         if x.shape != expected.shape:
             raise InversionError(
                 f"The source was inverted at shape {tuple(expected.shape)}; the state to sample from has "
                 f"{tuple(x.shape)}. Start at the inversion's own latent."
             )
-        e = x - expected.to(x)
+        e = x - self.source.state(level, x)
         return e if self.keep.mask is None else e * self.keep.mask.to(e)
 
-    def end(self, e: Tensor) -> Tensor:
-        """The edit's clean latent, given the departure's."""
-        return self.source.trajectory[0].to(e) + e
+    def end(self, e: Tensor, level: Level) -> Tensor:
+        """The edit's state at `level`, given the departure there."""
+        return self.source.state(level, e) + e
 
     def __call__(self, e: Tensor, level: Level) -> Tensor:
         """The estimate d of the departure's clean latent, equation (1). A model call; between levels perhaps two."""
         grid = self.source.grid
-        k, on_it = self._nearest(level)
+        k, on_it = grid.nearest(level)
         self.moved += not on_it
         self.calls += 1
         if not on_it and self.of_source is not None:
@@ -143,13 +140,6 @@ class Departure:
             return None
         return lambda step, total, _e, _d: callback(step, total, *self.shown)
 
-    def _nearest(self, level: Level) -> tuple[int, bool]:
-        """Which of the record's noisy levels, counted from the noisy end, is nearest, and whether it is this one."""
-        time = self.source.grid.time
-        wanted, times = time(level), [time(known) for known in self.source.grid.levels[:-1]]
-        k = min(range(len(times)), key=lambda k: abs(times[k] - wanted))
-        return k, math.isclose(times[k], wanted, rel_tol=SAME_LEVEL)
-
     def _source_at(self, e: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Where to compare with the source at its k-th level from the noisy end, and its slope there."""
         source, i = self.source, self.source.grid.steps - 1 - k
@@ -160,13 +150,18 @@ class Departure:
         return torch.lerp(source.trajectory[i + 1].to(e), point, anchor), torch.lerp(source.secant(i, e), slope, anchor)
 
     def _source_between(self, e: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-        """The source's state between two levels, on the straight line from one to the other, and its slope there."""
+        """Between two levels: on the straight line between where the source is compared at either, and its slope there.
+
+        Below the last noisy level the line leads to the clean latent.
+        """
         assert self.of_source is not None
-        grid, wanted = self.source.grid, self.source.grid.time(level)
-        times = [grid.time(known) for known in grid.levels]
-        k = next((k for k in range(1, len(times)) if times[k] <= wanted), len(times) - 1)
-        upper, lower = (self.source.trajectory[grid.steps - j].to(e) / grid.unit(grid.levels[j]) for j in (k - 1, k))
-        share = (wanted - times[k]) / ((times[k - 1] - times[k]) or 1.0)
-        state = torch.lerp(lower, upper, min(share, 1.0)) * grid.unit(level)
+        grid = self.source.grid
+        times, wanted = [grid.time(known) for known in grid.levels], grid.time(level)
+        k = next((k for k in range(1, grid.steps) if times[k] <= wanted), grid.steps)
+        upper = self._source_at(e, k - 1)[0]
+        lower = self._source_at(e, k)[0] if k < grid.steps else self.source.trajectory[0].to(e)
+        share = min(1.0, max(0.0, (wanted - times[k]) / ((times[k - 1] - times[k]) or 1.0)))
+        point = torch.lerp(lower / grid.unit(grid.levels[k]), upper / grid.unit(grid.levels[k - 1]), share)
+        point = point * grid.unit(level)
         self.source_calls += 1
-        return state, grid.slope(state, self.of_source(state, level), level)
+        return point, grid.slope(point, self.of_source(point, level), level)

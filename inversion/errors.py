@@ -2,7 +2,8 @@
 
 ValueError
 └── InversionError      bad input: the message names what came, what fits and what to do
-    └── DivergedError   the model gave values that are not finite
+    ├── DivergedError   the model gave values that are not finite
+    └── TakenError      there is a file of that name already
 """
 
 
@@ -12,3 +13,7 @@ class InversionError(ValueError):
 
 class DivergedError(InversionError):
     """A step gave NaN or infinity."""
+
+
+class TakenError(InversionError):
+    """A file of that name exists; it is left as it is."""

@@ -27,6 +27,8 @@ from torch import Tensor
 from .errors import InversionError
 
 Kind = Literal["ve", "vp", "flow"]
+# As a share of the gap to the next level. Samplers take logarithms of sigmas and back, and some begin a flow at .9999.
+SAME_LEVEL = 0.02
 
 ROUNDING = 1e-6  # what a flow's sigma may be above 1: schedules are computed in single precision
 
@@ -170,6 +172,13 @@ class Grid:
         """(cleaner, noisier) for each step of an inversion, clean end first."""
         rising = self.levels[::-1]
         return list(pairwise(rising))
+
+    def nearest(self, level: Level) -> tuple[int, bool]:
+        """Which of the noisy levels, counted from the noisy end, is nearest, and whether it counts as this one."""
+        wanted, times = self.time(level), [self.time(known) for known in self.levels]
+        k = min(range(self.steps), key=lambda k: abs(times[k] - wanted))
+        gap = min(times[j] - times[j + 1] for j in (k - 1, k) if j >= 0)
+        return k, abs(times[k] - wanted) <= SAME_LEVEL * gap
 
     def unit(self, level: Level) -> float:
         """What the state is divided by in the ODE's coordinates."""

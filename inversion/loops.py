@@ -9,7 +9,8 @@ from torch import Tensor
 from .edit import Departure, Keep
 from .errors import DivergedError, InversionError
 from .levels import Grid, Level
-from .problem import Callback, Denoiser, ImplicitStep, Method
+from .metrics import relative_difference
+from .problem import Callback, Denoiser, ImplicitStep, Method, StepResult
 from .record import Inversion, record_memory
 
 
@@ -52,7 +53,7 @@ def invert(
         memory, partner = result.memory, result.partner
         trajectory[i + 1] = result.x
         points[i], slopes[i] = result.point, result.slope
-        residuals.append(result.residual.amax())
+        residuals.append(_residual(problem, result))
         calls.append(result.calls)
         x = result.x
         if not x.isfinite().all():
@@ -64,7 +65,7 @@ def invert(
         trajectory,
         points,
         slopes,
-        torch.stack(residuals).cpu(),
+        torch.stack(residuals).cpu().clamp(max=torch.finfo(x.dtype).max),
         tuple(calls),
         method=type(method).__name__,
         tolerance=method.tolerance,
@@ -111,7 +112,8 @@ def sample(
                 f"{grid.steps} of kind {grid.kind!r}, or other levels. Use the inversion's own grid."
             )
         departure = Departure(denoiser, source, keep)
-        return departure.end(sample_departure(departure, departure.start(x), grid, callback))
+        e = sample_departure(departure, departure.start(x, grid.levels[0]), grid, callback)
+        return departure.end(e, grid.levels[-1])
     fixed = _noise(noise, grid, x)
     for k, (upper, lower) in enumerate(pairwise(grid.levels)):
         denoised = denoiser(x, upper)
@@ -131,6 +133,16 @@ def sample_departure(departure: Departure, e: Tensor, grid: Grid, callback: Call
     """
     none = e.new_zeros(1).expand(grid.steps, *e.shape) if grid.ancestral else None
     return sample(departure, e, grid, callback=departure.showing(callback), noise=none)
+
+
+def _residual(problem: ImplicitStep, result: StepResult) -> Tensor:
+    """How far the stored state y is from solving y = F(y), relative, for each picture: (B,).
+
+    |y - F(y)| <= |y - F(p)| + |F(p) - F(y)|, and the slope is known at p only, so the latter is taken for |p - y|. The
+    first is 0 unless the step was more than its slope, as EasyInv's blend is.
+    """
+    y = result.x
+    return relative_difference(y, problem.land(result.slope)) + relative_difference(y, result.point)
 
 
 def _diverged(what: str, k: int, grid: Grid, level: Level) -> DivergedError:

@@ -234,7 +234,7 @@ def between(a: Inversion, b: Inversion, t: Sequence[float], path: Path = "spheri
         trajectory,
         points,
         slopes,
-        torch.maximum(a.residuals, b.residuals),
+        torch.maximum(a.residuals, b.residuals).repeat(1, len(latent)),
         tuple(map(max, a.calls, b.calls)),
         method=a.method if a.method == b.method else f"{a.method} and {b.method}",
         tolerance=max(a.tolerance, b.tolerance),

@@ -125,8 +125,9 @@ def _check_linear(sampler: Sampler, start: Tensor, sigmas: list[float], name: st
             f"{name} chooses its steps by what the model answers, so it cannot follow an inversion. Choose a sampler "
             f"with fixed steps, such as {WORKING}."
         )
+    size = 0.0  # of the largest state so far: what rounding is relative to
     for none, one, other, sum_ in zip(*(states for _, states in runs), strict=True):
-        size = max(float(x.abs().max()) for x in (none, one, other, sum_))
+        size = max(size, *(float(x.abs().max()) for x in (none, one, other, sum_)))
         if not float((sum_ + none - one - other).abs().max()) <= TOLERANCE * size:
             raise InversionError(
                 f"{name} is not linear in the model's estimates, so it cannot follow an inversion. Choose another "

@@ -73,7 +73,6 @@ class StepResult:
         x: the accepted state on the upper level, (B, C, ...).
         point: where the slope was taken, so that the way back can take it at the same place.
         slope: the slope taken there.
-        residual: relative root-mean-square of F(point) - point, per batch item, (B,). 0 at the exact inverse.
         calls: model calls spent.
         memory: anything the method wants back at its next step.
         partner: the second state, of two-state methods.
@@ -82,7 +81,6 @@ class StepResult:
     x: Tensor
     point: Tensor
     slope: Tensor
-    residual: Tensor
     calls: int
     memory: Any = None
     partner: Tensor | None = None

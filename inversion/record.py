@@ -1,27 +1,28 @@
 """What an inversion leaves behind: the inverted latent, the way it came, and a verdict in plain words."""
 
-import json
 import math
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from . import fields
 from .errors import InversionError
+from .files import read_record, write_record
 from .levels import Grid, Kind, Level
 from .verdict import of_residuals
 
-FORMAT = 2
-LARGEST_HEADER = 1 << 26  # bytes; a record of 1000 steps has about 60 thousand, a workflow beside it may have millions
+FORMAT = 3
+READ = (2, FORMAT)  # format 2 has one residual for a step, the worst of the batch
+MOST_STEPS = 10_000
+MOST_CALLS = 1_000_000  # of one step
+LARGEST = 1e9  # of the numbers of a level
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Inversion:
     """An inversion of N steps.
 
@@ -32,8 +33,8 @@ class Inversion:
         slopes: the slope it took there: (N, B, C, ...). Together with `points` this makes the way back exact at no
             extra model call (the idea of DirectEdit, arXiv 2605.02417, which keeps the points' distance from the
             states; with the slopes it holds for steps that are more than the slope, such as EasyInv's blend).
-        residuals: relative residual of each step's implicit equation at the point where the slope was taken, the worst
-            of the batch: (N,). 0 at the exact inverse.
+        residuals: how far each step's stored state is from solving its implicit equation, relative, for each picture:
+            (N, B). 0 at the exact inverse.
         calls: model calls of each step.
         method: the method's name.
         tolerance: the residual that was asked for; 0 where none was.
@@ -60,9 +61,36 @@ class Inversion:
         return self.trajectory[-1]
 
     @property
+    def worst(self) -> Tensor:
+        """The largest residual of the batch at each step, (N,)."""
+        return self.residuals.amax(1)
+
+    def __repr__(self) -> str:
+        levels, latent = self.grid.levels, self.latent
+        return (
+            f"Inversion({self.method}, {self.grid.steps} steps of {self.grid.kind!r} up to sigma {levels[0].sigma:.4g}"
+            f", {latent.dtype} {tuple(latent.shape)}, residual up to {float(self.residuals.max()):.1e})"
+        )
+
+    @property
     def converged(self) -> bool | None:
         """Whether every step met the tolerance that was asked for; None where none was."""
         return bool((self.residuals <= self.tolerance).all()) if self.tolerance > 0 else None
+
+    def state(self, level: Level, like: Tensor) -> Tensor:
+        """The state at `level`, (B, C, ...); between two levels on the straight line from one state to the other.
+
+        On the device and in the dtype of `like`.
+        """
+        grid, last = self.grid, self.grid.steps
+        k, on_it = grid.nearest(level)
+        if on_it:
+            return self.trajectory[last - k].to(like)
+        times, wanted = [grid.time(known) for known in grid.levels], grid.time(level)
+        k = next((k for k in range(1, last) if times[k] <= wanted), last)
+        upper, lower = (self.trajectory[last - j].to(like) / grid.unit(grid.levels[j]) for j in (k - 1, k))
+        share = min(1.0, max(0.0, (wanted - times[k]) / ((times[k - 1] - times[k]) or 1.0)))
+        return torch.lerp(lower, upper, share) * grid.unit(level)
 
     def secant(self, step: int, like: Tensor) -> Tensor:
         """The slope along which Euler's method goes exactly from state `step` + 1 to state `step`, (B, C, ...).
@@ -85,20 +113,20 @@ class Inversion:
 
     def report(self) -> str:
         """What was done: calls, residuals, and which steps are not solved; `verdict` sums it up."""
-        steps, calls = self.grid.steps, sum(self.calls)
-        worst = int(self.residuals.argmax())
-        largest = float(self.residuals[worst])
+        steps, calls, pictures = self.grid.steps, sum(self.calls), self.residuals.shape[1]
+        largest, (worst, item) = float(self.residuals.max()), divmod(int(self.residuals.argmax()), pictures)
+        where = f"step {worst + 1}" + (f" of picture {item + 1} of {pictures}" if pictures > 1 else "")
         lines = [
             f"{self.method}: {steps} steps from sigma {self.grid.levels[-1].sigma:.4g} to "
             f"{self.grid.levels[0].sigma:.4g}, {calls} model calls.",
             *self.notes,
             f"Residual per step (0 = exact inverse): mean {float(self.residuals.mean()):.1e}, "
-            f"worst {largest:.1e} at step {worst + 1}.",
+            f"worst {largest:.1e} at {where}.",
         ]
         if self.converged:
             lines.append(f"Every step converged to {self.tolerance:.1e}.")
         elif self.converged is False:
-            missed = int((self.residuals > self.tolerance).sum())
+            missed = int((self.worst > self.tolerance).sum())
             lines.append(
                 f"{missed} of {steps} steps did not converge to {self.tolerance:.1e} (residual {largest:.1e}): "
                 "lower cfg toward 1, use more steps or iterations, or Anderson acceleration."
@@ -130,43 +158,64 @@ class Inversion:
         """The inverse of `to_dict`.
 
         Raises:
-            InversionError: the dictionary is of another format, or its parts do not fit one another.
+            InversionError: the dictionary is of another format, or one of its parts is not what it has to be; says
+                which, what came and what fits.
         """
-        if record.get("format") != FORMAT:
+        form = record.get("format")
+        if type(form) is not int or form not in READ:
+            came = "no format" if form is None else f"format {fields.shown(form)}"
             raise InversionError(
-                f"This inversion record has format {record.get('format')!r}; this version reads {FORMAT}. "
-                "Invert the picture again."
+                f"This inversion record has {came}; this version reads {' and '.join(map(str, READ))}. {fields.ANEW}"
             )
-        if record.get("kind") not in get_args(Kind):
-            raise InversionError(
-                f"This inversion record is damaged: its kind is {record.get('kind')!r}, not one of "
-                f"{', '.join(get_args(Kind))}. Invert the picture again."
-            )
-        try:
-            inversion = cls(
-                grid=Grid(
-                    tuple(Level(*level) for level in record["levels"]), record["kind"], bool(record["ancestral"])
-                ),
-                trajectory=record["trajectory"],
-                points=record["points"],
-                slopes=record["slopes"],
-                residuals=record["residuals"],
-                calls=tuple(int(calls) for calls in record["calls"]),
-                method=str(record["method"]),
-                tolerance=float(record["tolerance"]),
-                notes=tuple(str(note) for note in record["notes"]),
-                noise=record.get("noise"),
-                partner=record.get("partner"),
-            )
-            _check_shapes(inversion)
-        except InversionError:
-            raise
-        except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
-            raise InversionError(f"This inversion record is damaged ({error!r}). Invert the picture again.") from error
-        return inversion
+        kind = record.get("kind")
+        if not isinstance(kind, str) or kind not in get_args(Kind):
+            raise fields.damaged("its kind", kind, f"one of {', '.join(get_args(Kind))}")
+        levels = fields.items("levels", record.get("levels"), 0, MOST_STEPS + 1)
+        grid = _grid(
+            tuple(_level(f"level {i + 1}", level) for i, level in enumerate(levels)),
+            kind,
+            fields.flag("ancestral", record.get("ancestral")),
+        )
+        steps, trajectory = grid.steps, record.get("trajectory")
+        if not isinstance(trajectory, Tensor) or not 3 <= trajectory.ndim <= 8:
+            raise fields.damaged("trajectory", trajectory, f"floating point of shape ({steps + 1}, B, C, ...)")
+        state, dtype = tuple(trajectory.shape[1:]), trajectory.dtype
+        residuals = record.get("residuals")
+        if form == 2:
+            residuals = fields.floats("residuals", residuals, (steps,))[:, None].repeat(1, state[0])
+        residuals = fields.floats("residuals", residuals, (steps, state[0]))
+        if float(residuals.min()) < 0:
+            raise fields.damaged("the least residual", float(residuals.min()), "0 or more")
+        if not grid.ancestral and record.get("noise") is not None:
+            raise fields.damaged("noise", record["noise"], "absent, as it is without ancestral steps")
+        noise = fields.floats("noise", record.get("noise"), (steps, *state), dtype) if grid.ancestral else None
+        partner = record.get("partner")
+        return cls(
+            grid=grid,
+            trajectory=fields.floats("trajectory", trajectory, (steps + 1, *state)),
+            points=fields.floats("points", record.get("points"), (steps, *state), dtype),
+            slopes=fields.floats("slopes", record.get("slopes"), (steps, *state), dtype),
+            residuals=residuals,
+            calls=tuple(
+                fields.whole(f"call count {i + 1}", calls, MOST_CALLS)
+                for i, calls in enumerate(fields.items("calls", record.get("calls"), steps, steps))
+            ),
+            method=fields.title("method", record.get("method")),
+            tolerance=fields.number("tolerance", record.get("tolerance"), 0, LARGEST),
+            notes=tuple(
+                fields.text(f"note {i + 1}", note, 2000)
+                for i, note in enumerate(fields.items("notes", record.get("notes"), 0, 100))
+            ),
+            noise=noise,
+            partner=None if partner is None else fields.floats("partner", partner, state, dtype),
+        )
 
     def save(self, path: str | Path) -> None:
-        """Write the inversion as one safetensors file, see `write_record`."""
+        """Write the inversion as one safetensors file.
+
+        Raises:
+            InversionError: it cannot be written, or there is such a file, which is left as it is; see `write_record`.
+        """
         write_record(path, self.to_dict())
 
     @classmethod
@@ -179,96 +228,63 @@ class Inversion:
         return cls.from_dict(read_record(path))
 
 
-def write_record(path: str | Path, record: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a record as one safetensors file: the tensors, and the rest as JSON under "inversion" in its header.
-
-    Arguments:
-        record: that of `Inversion.to_dict`, with any other tensors and plain values beside it.
-        metadata: more text for the header.
-
-    Raises:
-        InversionError: the header would be larger than `read_record` takes.
-    """
-    rest = {name: value for name, value in record.items() if not isinstance(value, Tensor)}
-    header = {**(metadata or {}), "inversion": json.dumps(rest)}
-    size = len(json.dumps(header)) + 200 * len(record)  # a tensor's entry has its name, type, shape and place
-    if size > LARGEST_HEADER:
-        raise InversionError(
-            f"What is to be written beside the tensors takes {size / 1e6:.0f} MB, more than the "
-            f"{LARGEST_HEADER / 1e6:.0f} MB that are read back. Leave out some of {', '.join(metadata or {})}."
-        )
-    tensors: dict[str, Tensor] = {}
-    for name, value in record.items():
-        if isinstance(value, Tensor):
-            value = value.contiguous().cpu()
-            # The format has no views: two tensors on one memory, such as a state and a slice of the trajectory.
-            held = {other.untyped_storage().data_ptr() for other in tensors.values()}
-            tensors[name] = value.clone() if value.untyped_storage().data_ptr() in held else value
-    save_file(tensors, path, header)
-
-
-def read_record(path: str | Path) -> dict[str, Any]:
-    """The record that `write_record` wrote, with what stood beside it; `Inversion.from_dict` checks its parts.
-
-    Raises:
-        InversionError: any other file, with what was found.
-    """
-    try:
-        with open(path, "rb") as file:
-            start = file.read(8)
-        if len(start) < 8 or struct.unpack("<Q", start)[0] > LARGEST_HEADER:
-            raise InversionError(f"{path} is not an inversion: it does not start like one of this pack's files.")
-        with safe_open(path, "pt") as file:
-            metadata, names = file.metadata() or {}, list(file.keys())
-            if "inversion" not in metadata:
-                raise InversionError(
-                    f"{path} is a safetensors file, but not an inversion: it holds {_some(names)}, and in its header "
-                    f"{_some(list(metadata))}. Give a file that Inversion.save wrote."
-                )
-            # Copies, because the file may be overwritten while its tensors, mapped from it, are still in use.
-            return json.loads(metadata["inversion"]) | {name: file.get_tensor(name).clone() for name in names}
-    except InversionError:
-        raise
-    except OSError as error:
-        raise InversionError(f"{path} cannot be read: {error}") from error
-    except (SafetensorError, ValueError, TypeError, RecursionError) as error:
-        raise InversionError(
-            f"{path} cannot be read as an inversion, it may be cut off or damaged: {error}. Copy it again, or invert "
-            "the picture again."
-        ) from error
-
-
-def _some(names: list[str]) -> str:
-    """The first names of a list that may be long."""
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "nothing"
+def record_bytes(x: Tensor, steps: int, ancestral: bool = False) -> int:
+    """What the record of a state like `x` takes in memory."""
+    return ((4 if ancestral else 3) * steps + 1) * x.numel() * x.element_size()
 
 
 def record_memory(x: Tensor, steps: int, device: torch.device | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Empty trajectory, points and slopes for a state like `x`."""
+    """Empty trajectory, points and slopes for a state like `x`.
+
+    Raises:
+        InversionError: the CPU has no room for them.
+    """
     where = device or x.device
     shapes = [(steps + 1, *x.shape), (steps, *x.shape), (steps, *x.shape)]
-    trajectory, points, slopes = (torch.empty(shape, dtype=x.dtype, device=where) for shape in shapes)
+    try:
+        trajectory, points, slopes = (torch.empty(shape, dtype=x.dtype, device=where) for shape in shapes)
+    except RuntimeError as error:
+        if where.type != "cpu":
+            raise
+        raise InversionError(no_room(record_bytes(x, steps), x, steps)) from error
     return trajectory, points, slopes
 
 
-def _check_shapes(inversion: Inversion) -> None:
-    steps, state = inversion.grid.steps, tuple(inversion.trajectory.shape[1:])
-    expected = {
-        "trajectory": (steps + 1, *state),
-        "points": (steps, *state),
-        "slopes": (steps, *state),
-        "residuals": (steps,),
-    }
-    if inversion.grid.ancestral:
-        expected["noise"] = (steps, *state)
-    if inversion.partner is not None:
-        expected["partner"] = state
-    for name, shape in expected.items():
-        value = getattr(inversion, name)
-        if tuple(value.shape) != shape or not value.is_floating_point() or value.element_size() < 2:
-            raise InversionError(
-                f"This inversion record is damaged: {name} is {value.dtype} of shape {tuple(value.shape)}, not "
-                f"floating point of {shape} with 16 bits or more. Invert the picture again."
-            )
-    if len(inversion.calls) != steps or not math.isfinite(inversion.tolerance):
-        raise InversionError(f"This inversion record is damaged: {len(inversion.calls)} call counts for {steps} steps.")
+def no_room(size: int, x: Tensor, steps: int, free: int | None = None) -> str:
+    """What to say where a record of `size` bytes does not fit."""
+    there = "more than there is" if free is None else f"and {in_words(free)} are free"
+    return (
+        f"The record of {steps} steps of {tuple(x.shape)} takes {in_words(size)} of memory, {there}. Use fewer steps, "
+        "a smaller picture, fewer pictures or frames at a time, or close other programs."
+    )
+
+
+def in_words(size: int) -> str:
+    """A number of bytes as people say it."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def _level(name: str, level: Any) -> Level:
+    alpha, sigma, timestep = fields.items(name, level, 3, 3)
+    return Level(
+        fields.number(f"{name}'s alpha", alpha, 0, LARGEST),
+        fields.number(f"{name}'s sigma", sigma, 0, LARGEST),
+        None if timestep is None else fields.number(f"{name}'s timestep", timestep, -LARGEST, LARGEST),
+    )
+
+
+def _grid(levels: tuple[Level, ...], kind: Kind, ancestral: bool) -> Grid:
+    """A grid that every step can be taken on."""
+    try:
+        grid = Grid(levels, kind, ancestral)
+        numbers = [grid.time(level) for level in levels[:-1]]
+        numbers += [n for lower, upper in grid.upward() for n in grid.landing(upper, lower)[1:]]
+    except (ArithmeticError, ValueError) as error:
+        if isinstance(error, InversionError):
+            raise
+        numbers = [math.inf]
+    if not all(map(math.isfinite, numbers)):
+        raise InversionError(
+            f"This inversion record is damaged: its levels are not those of kind {kind!r}. {fields.ANEW}"
+        )
+    return grid

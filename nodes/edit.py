@@ -27,44 +27,64 @@ def preserving(preserve: float, mask: Tensor | None) -> Keep:
 
 @dataclass(frozen=True)
 class Edit:
-    """An edit that is ready to run, in Edit From Latent or in a guider.
+    """An edit of an inverted picture, in Edit From Latent or in a guider. Serves any number of runs.
 
     Arguments:
-        source: the inversion; None for a latent without one, which is plain sampling.
+        source: the inversion.
         keep: what to keep of it.
         structure: how much of the source's self-attention to borrow.
         has_source: whether the guider knows the source's prompt.
     """
 
-    source: Inversion | None
+    source: Inversion
     keep: Keep
     structure: Structure
     has_source: bool
 
     @property
     def plain(self) -> bool:
-        """Whether nothing at all is kept but the noise."""
-        return self.source is None or not (self.keep.anchor or self.keep.background or self.keep.mask is not None)
+        """Whether nothing is kept but the noise."""
+        return not (self.keep.anchor or self.keep.background or self.keep.mask is not None)
 
     def run(
-        self, denoiser: host.HostDenoiser, x: Tensor, grid: Grid, callback: Callback, sampler: Any = None
+        self,
+        denoiser: host.HostDenoiser,
+        x: Tensor,
+        grid: Grid,
+        callback: Callback,
+        sampler: Any = None,
+        name: str = "",
+        start: Tensor | None = None,
     ) -> tuple[Tensor, "Told"]:
-        """Sample from the state `x` on `grid`, with a SAMPLER of the host or (None) as the inversion has it."""
-        beside = SharedAttention(denoiser, self.source, self.structure) if self.structure.steps else denoiser
-        if self.plain:
-            noise = None if self.source is None else self.source.noise
+        """Sample on `grid` from the inverted latent `x`, or where it begins lower from the source's state there.
+
+        A grid that ends above the record gives the state there as the host's samplers do: a flow's over 1 - sigma.
+
+        Arguments:
+            sampler: a SAMPLER of the host; None for the one that was inverted.
+            name: what to call it in messages.
+            start: the state to start from instead.
+        """
+        structured = self.structure.steps > 0
+        beside = SharedAttention(denoiser, self.source, self.structure) if structured else denoiser
+        if self.plain and start is None and grid == self.source.grid and (sampler is None or not structured):
             if sampler is None:
-                edited, calls = sample(beside, x, grid, callback=callback, noise=noise), grid.steps
+                edited, calls = sample(beside, x, grid, callback=callback, noise=self.source.noise), grid.steps
             else:
-                edited, calls = play_plain(sampler, beside, denoiser, x, grid, callback)
+                edited, calls = play_plain(sampler, denoiser, x, grid, callback)
             return edited, Told(calls, beside, None)
         departure = Departure(beside, self.source, self.keep, denoiser.of_source if self.has_source else None)
-        e = torch.zeros_like(x)  # the record's own state, which no node in between has rounded
+        top, bottom = grid.levels[0], grid.levels[-1]
+        # The record's own state is one that no node in between has rounded.
+        e = torch.zeros_like(x) if start is None else departure.start(start.to(x), top)
         if sampler is None:
             e = sample_departure(departure, e, grid, callback)
         else:
-            e = play(sampler, departure, denoiser, e, grid, callback)
-        return departure.end(e), Told(departure.calls, beside, departure)
+            e = play(sampler, departure, denoiser, e, grid, callback, name)
+        edited = departure.end(e, bottom)
+        if bottom != self.source.grid.levels[-1]:
+            edited = edited / bottom.alpha
+        return edited, Told(departure.calls, beside, departure)
 
 
 class Told:
@@ -86,12 +106,12 @@ class Told:
             self.remarks.append(f"{structured} of the calls evaluate the source beside the edit, for its structure.")
         if between:
             self.remarks.append(
-                f"{between} of the calls evaluate the source where the sampler asks between the record's levels."
+                f"{between} of the calls evaluate the source, where the sampler asked between the inversion's levels."
             )
         elif departure is not None and departure.moved:
             self.remarks.append(
-                f"The sampler asked {departure.moved} times between the record's levels, and was answered at the "
-                "nearest. Connect source to have the model asked there."
+                f"The sampler asked {departure.moved} times between the inversion's levels and got the answer of the "
+                "nearest level. Connect `source` to have the model asked there, at one more call each time."
             )
 
 
@@ -116,20 +136,13 @@ class EditFromLatent(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="What the picture should show now."),
                 io.Latent.Input("latent", tooltip="From an Invert Image node."),
                 cfg_input(1.0, "Guidance of the edit. Higher follows the new prompt more and the picture less."),
-                io.Float.Input(
-                    "preserve",
-                    default=0.8,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="How much of the picture to keep where the new prompt changes little. 0: only the noise, "
-                    "as plain sampling. 1: everything outside the automatic mask, exactly.",
-                ),
+                preserve_input(),
                 *_separate_settings(),
                 io.Combo.Input(
                     "sampler",
                     options=[AS_INVERTED, *sampler_names()],
                     default=AS_INVERTED,
+                    optional=True,  # graphs that were saved for a server before it was there run on
                     tooltip="The sampler of the edit. as inverted: Euler, or the one that the Invert node names. With "
                     "every other one, too, the same prompt gives the picture back exactly.",
                 ),
@@ -190,80 +203,108 @@ class EditFromLatent(io.ComfyNode):
     ) -> io.NodeOutput:
         samples = host.samples_for(model, latent)
         found, remarks = record.read(model, latent, samples)
-        allowed = mask_for(latent, samples, mask, feather)
-        if allowed is not None and found is None:
-            raise InversionError(
-                f"{' '.join(remarks)} A mask keeps the picture outside it as the record has it, so it needs a record. "
-                "Connect the latent straight from the Invert node, or remove the mask."
-            )
-        inversion = None if found is None else found.inversion
-        grid = sampling_grid(model, inversion, sigmas, remarks)
-        separate = Keep(anchor, anchor_end, background, threshold, dilation, allowed)
-        keep = separate if control == "advanced" else preserving(preserve, allowed)
-        borrowed = Structure(structure if control == "advanced" else 0.0, structure_layers)
-        edit = Edit(inversion, keep, borrowed, source is not None)
         chosen = None if sampler == AS_INVERTED else sampler_object(sampler)
+        guider = host.guider_for(model, positive, negative, cfg, source)
+        started = time.perf_counter()
+        if found is None:
+            grid = plain_grid(model, latent, mask, sigmas, " ".join(remarks))
+            edit, allowed = None, None
+        else:
+            grid = sampling_grid(model, found.inversion, sigmas, remarks)
+            allowed = mask_for(latent, samples, mask, feather)
+            if control == "advanced":
+                keep = Keep(anchor, anchor_end, background, threshold, dilation, allowed)
+                edit = Edit(found.inversion, keep, Structure(structure, structure_layers), source is not None)
+            else:
+                edit = Edit(found.inversion, preserving(preserve, allowed), Structure(), source is not None)
 
         def walk(denoiser: host.HostDenoiser, x: Tensor, grid: Grid, callback: Callback) -> tuple[Tensor, Told]:
-            return edit.run(denoiser, x, grid, callback, chosen)
+            if edit is not None:
+                return edit.run(denoiser, x, grid, callback, chosen, sampler)
+            if chosen is None:
+                return sample(denoiser, x, grid, callback=callback), Told(grid.steps, None, None)
+            edited, calls = play_plain(chosen, denoiser, x, grid, callback)
+            return edited, Told(calls, None, None)
 
-        started = time.perf_counter()
-        guider = host.guider_for(model, positive, negative, cfg, source)
         edited, told = host.run(guider, samples, grid, walk, grid.steps)
         seconds = time.perf_counter() - started
+        everywhere = torch.ones_like(samples[:, :1])
+        changed = everywhere if told.mask is None else told.mask.to(everywhere) * everywhere
         lines = [f"{grid.steps} steps at cfg {cfg:g}, {told.calls} model calls, {seconds:.1f} seconds."]
-        if inversion is not None:
+        if edit is not None:
             by = "" if chosen is None else f" with {sampler}"
-            lines.append(f"Came down{by} on the record of {inversion.method}, {inversion.grid.steps} steps.")
+            lines.append(f"Came down{by} on the record of {edit.source.method}, {edit.source.grid.steps} steps.")
             lines.append(
                 f"Preserve {preserve:g}."
                 if control == "preserve"
                 else f"Anchor {anchor:g} to {anchor_end:.0%} of the steps, background {background:g}, structure "
                 f"{structure:g}."
             )
-        lines += told.remarks
-        if allowed is not None:
-            lines.append(
-                f"The mask lets {float(allowed.mean()):.0%} of the picture change; the rest is the source's own."
-            )
-            if "denoise_mask_function" in model.model_options:
-                lines.append("Differential Diffusion was not used: grey in the mask blends source and edit instead.")
-        everywhere = torch.ones_like(samples[:, :1])
-        changed = everywhere if told.mask is None else told.mask.to(everywhere) * everywhere
-        if keep.background and inversion is not None:
-            lines.append(f"The automatic mask lets {float(changed.mean()):.0%} of the picture change.")
+            lines += told.remarks + mask_remarks(model, allowed)
+            if edit.keep.background:
+                lines.append(f"The automatic mask lets {float(changed.mean()):.0%} of the picture change.")
         out = {key: value for key, value in latent.items() if key != record.KEY} | {"samples": edited}
         return io.NodeOutput(out, report_text(lines + remarks), picture_mask(model, changed))
 
 
-def sampling_grid(model: Any, source: Inversion | None, sigmas: Tensor | None, remarks: list[str]) -> Grid:
+def mask_remarks(model: Any, allowed: Tensor | None) -> list[str]:
+    if allowed is None:
+        return []
+    lines = [f"The mask lets {float(allowed.mean()):.0%} of the picture change; the rest is the source's own."]
+    if "denoise_mask_function" in model.model_options:
+        lines.append("Differential Diffusion was not used: grey in the mask blends source and edit instead.")
+    return lines
+
+
+def plain_grid(model: Any, latent: dict, mask: Tensor | None, sigmas: Tensor | None, why: str) -> Grid:
+    """The levels for a latent without a record.
+
+    Raises:
+        InversionError: what only a record makes possible is asked for.
+    """
+    if mask is not None or latent.get("noise_mask") is not None:
+        raise InversionError(
+            f"{why} A mask keeps the picture outside it as the record has it, so it needs a record. Connect the latent "
+            "straight from the Invert node, or remove the mask."
+        )
+    if sigmas is None:
+        raise InversionError(
+            f"{why} Without a record the noise levels are not known: connect the Invert node's SIGMAS, or its latent "
+            "directly."
+        )
+    return host.grid_of(model, sigmas)
+
+
+def sampling_grid(model: Any, source: Inversion, sigmas: Tensor | None, remarks: list[str]) -> Grid:
     """The levels to sample on: those of the SIGMAS connected, else the record's own.
 
     Raises:
-        InversionError: there are neither, or they begin above the record's.
+        InversionError: they begin above the record's.
     """
-    if source is None:
-        if sigmas is None:
-            raise InversionError(
-                f"{' '.join(remarks)} Without a record the noise levels are not known: connect the Invert node's "
-                "SIGMAS, or its latent directly."
-            )
-        return host.grid_of(model, sigmas)
     if sigmas is None:
         return source.grid
     grid = host.grid_of(model, sigmas, source.grid.ancestral)
-    if source.grid.ancestral and grid != source.grid:
-        remarks.append("The connected SIGMAS are not those of the inversion, whose noise euler_ancestral adds.")
+    if len(grid.levels) == len(source.grid.levels) and torch.allclose(grid.sigmas, source.grid.sigmas, atol=1e-6):
+        return source.grid
     top, asked = source.grid.levels[0].sigma, grid.levels[0].sigma
     if asked > top * (1 + 1e-5):
         raise InversionError(
             f"These SIGMAS begin at {asked:g}, but the picture was inverted up to {top:g} only. Invert further up "
             "(denoise 1), or connect SIGMAS that begin no higher."
         )
-    return (
-        source.grid
-        if [round(s, 6) for s in grid.sigmas.tolist()] == [round(s, 6) for s in source.grid.sigmas.tolist()]
-        else grid
+    remarks.append("Sampled on the connected SIGMAS, not on the inversion's own levels.")
+    return grid
+
+
+def preserve_input() -> io.Input:
+    return io.Float.Input(
+        "preserve",
+        default=0.8,
+        min=0.0,
+        max=1.0,
+        step=0.05,
+        tooltip="How much of the picture to keep where the new prompt changes little. 0: only the noise, as plain "
+        "sampling. 1: everything outside the automatic mask, exactly.",
     )
 
 

@@ -3,16 +3,23 @@
 import json
 import logging
 import os
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import folder_paths
+import torch
 from comfy.cli_args import args
 from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..inversion import InversionError
-from ..inversion.record import read_record, write_record
+from ..inversion import fields as checked
+from ..inversion.errors import TakenError
+from ..inversion.files import read_record, write_record
 from .host import lasting_sigmas, record
 from .invert import OUTPUTS
 from .schema import CATEGORY, report_text, schema
@@ -21,6 +28,8 @@ from .schema import CATEGORY, report_text, schema
 # inside: an output folder holds thousands of files, and checkpoints too.
 SUFFIX = ".inversion.safetensors"
 BESIDE = "latent"  # the record's key for what else the LATENT holds, and the first part of its tensors' names
+MOST_ENTRIES = 20_000  # of a folder and all below it, that the list of files is made from
+MOST_TRIES = 1000  # at a number that no other file has
 
 
 class SaveInversion(io.ComfyNode):
@@ -50,11 +59,16 @@ class SaveInversion(io.ComfyNode):
     @classmethod
     def execute(cls, latent: dict, filename_prefix: str) -> io.NodeOutput:
         record.require(latent, "Connect it straight from an Invert Image node, or save its values with Save Latent.")
-        output = folder_paths.get_output_directory()
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, output)
-        file = f"{name}_{counter:05}_{SUFFIX}"
-        write_record(Path(folder) / file, _packed(latent), _how_it_was_made(cls.hidden))
-        return io.NodeOutput(latent, ui={"latents": [ui.SavedResult(file, subfolder, io.FolderType.output)]})
+        packed, made = _packed(latent), _how_it_was_made(cls.hidden)
+        folder, name, counter, subfolder = _place(filename_prefix)
+        for number in range(counter, counter + MOST_TRIES):
+            file = f"{name}_{number:05}_{SUFFIX}"
+            try:
+                write_record(Path(folder) / file, packed, made)
+                return io.NodeOutput(latent, ui={"latents": [ui.SavedResult(file, subfolder, io.FolderType.output)]})
+            except TakenError:  # by another host on the same folder, since the host counted
+                continue
+        raise InversionError(f"{folder} has {MOST_TRIES} files named {name} from number {counter}. Use another name.")
 
 
 class LoadInversion(io.ComfyNode):
@@ -91,24 +105,27 @@ class LoadInversion(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str) -> str:
-        facts = _located(file).stat()
+        try:
+            facts = _located(file).stat()
+        except (InversionError, OSError):  # validation and execution say what is wrong
+            return "missing"
         return f"{facts.st_mtime_ns} {facts.st_size}"
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
         path = _located(file)
         try:
-            latent = _unpacked(read_record(path))
+            free = int(comfy.model_management.get_free_memory(torch.device("cpu")))
+            latent = _unpacked(read_record(path, free))
             found = record.require(latent, "")
         except InversionError as error:
             raise InversionError(
                 f"{error} Load Inversion reads what Save Inversion wrote; for files of Save Latent take Load Latent."
             ) from error
         inversion = found.inversion
-        where = f"Made with {found.model.get('model class')} at cfg {found.cfg:g}; read from {file}."
-        return io.NodeOutput(
-            latent, lasting_sigmas(inversion.grid), report_text([inversion.verdict, inversion.report(), where])
-        )
+        where = f"Made with {found.model['model class']} at cfg {found.cfg:g}; read from {record.escaped(file)}."
+        text = report_text([inversion.verdict, inversion.report(), where])
+        return io.NodeOutput(latent, lasting_sigmas(inversion.grid), text)
 
 
 def _packed(latent: dict) -> dict[str, Any]:
@@ -133,15 +150,52 @@ def _unpacked(packed: dict[str, Any]) -> dict[str, Any]:
         InversionError: an inversion without a LATENT, or samples that are none.
     """
     plain = packed.pop(BESIDE, {})
-    tensors = {key: packed.pop(key) for key in list(packed) if key.startswith(f"{BESIDE}.")}
-    samples = tensors.get(f"{BESIDE}.samples")
+    tensors = {key.removeprefix(f"{BESIDE}."): packed.pop(key) for key in list(packed) if key.startswith(f"{BESIDE}.")}
+    samples = tensors.get("samples")
     if samples is None or not isinstance(plain, dict):
         raise InversionError("This file holds no LATENT beside the inversion; Inversion.save writes such files.")
-    if not samples.is_floating_point() or samples.element_size() < 2:
+    latent = {**plain, **tensors}
+    checked.floats("its samples", samples, tuple(samples.shape))
+    if "noise_mask" in latent:
+        mask = latent["noise_mask"]
+        fits = isinstance(mask, Tensor) and 2 <= mask.ndim <= 5
+        checked.floats("its noise_mask", mask, tuple(mask.shape) if fits else (len(samples), 1, *samples.shape[2:]))
+    if "batch_index" in latent:
+        for index in checked.items("its batch_index", latent["batch_index"], len(samples), len(samples)):
+            checked.whole("its batch_index", index, 1 << 32)
+    return latent | {record.KEY: packed}
+
+
+def _place(prefix: str) -> tuple[str, str, int, str]:
+    """(folder, name, next number, folder within the output folder) for a new file, as the host names its own.
+
+    Raises:
+        InversionError: the prefix has no name, leads out of the output folder, or no folder can be made of it.
+    """
+    prefix = prefix.strip()
+    if prefix.strip("./\\ ") and prefix.endswith(("/", os.sep)):
+        prefix += "inversion"  # the host counts no files whose name is a folder's, and would begin at 1 each time
+    normal = os.path.normpath(prefix)
+    if not os.path.basename(normal).strip(". \\"):
         raise InversionError(
-            f"This file is damaged: its samples are {samples.dtype}, not floating point with 16 bits or more."
+            f"filename_prefix is {checked.shown(prefix)}, which names no file. Give a name, with folders before it if "
+            "you like: inversions/inversion."
         )
-    return {**plain, **{key.removeprefix(f"{BESIDE}."): value for key, value in tensors.items()}, record.KEY: packed}
+    try:
+        if "\0" in normal:
+            raise ValueError
+        output = folder_paths.get_output_directory()
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(normal, output)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it holds characters that no file name has"
+        raise InversionError(
+            f"No folder can be made for filename_prefix {checked.shown(prefix)}: {why}. Give a short, plain name."
+        ) from error
+    except Exception as error:  # the host has no class of its own for this
+        raise InversionError(
+            f"filename_prefix {checked.shown(prefix)} leads outside the output folder. Give a name within it."
+        ) from error
+    return folder, name, counter, subfolder
 
 
 def _is_plain(value: Any) -> bool:
@@ -156,8 +210,20 @@ def _how_it_was_made(hidden: Any) -> dict[str, str]:
     """The workflow, as the host writes it into its own files; nothing where it was started with --disable-metadata."""
     if args.disable_metadata or hidden is None:
         return {}
-    made = {"prompt": hidden.prompt, **(hidden.extra_pnginfo or {})}
-    return {name: json.dumps(value) for name, value in made.items() if value is not None}
+    beside = hidden.extra_pnginfo or {}
+    if not isinstance(beside, dict):
+        logging.warning(
+            "Save Inversion leaves out the workflow: extra_pnginfo is %s, not values by name.", type(beside)
+        )
+        beside = {}
+    made, texts = {"prompt": hidden.prompt, **beside}, {}
+    for name, value in made.items():
+        try:
+            if value is not None:
+                texts[str(name).encode("utf-8", "replace").decode()] = json.dumps(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            logging.warning("Save Inversion leaves out %r of the workflow: %s", name, error)
+    return texts
 
 
 def _listed() -> list[str]:
@@ -167,24 +233,57 @@ def _listed() -> list[str]:
 
 
 def _found(folder: str) -> list[str]:
-    walked = os.walk(folder, followlinks=True)
-    paths = (Path(place, name) for place, _, names in walked for name in names if name.endswith(SUFFIX))
-    return sorted(path.relative_to(folder).as_posix() for path in paths)
+    """Ours among the files of a folder and those below it, nearest first looked at. No link is followed out of it."""
+    base = Path(folder).resolve()
+    entries = list(islice(_entries(base), MOST_ENTRIES))
+    ours = [Path(entry.path) for entry in entries if entry.name.endswith(SUFFIX)]
+    if len(entries) == MOST_ENTRIES:
+        logging.warning(
+            "Load Inversion looked at %d files in %s and lists what it found there. Move old files elsewhere, or put "
+            "inversions in folders nearer to the top.",
+            MOST_ENTRIES,
+            folder,
+        )
+    return sorted(path.relative_to(base).as_posix() for path in ours if _within(path, base))
+
+
+def _within(path: Path, base: Path) -> bool:
+    """Whether a path is still in a folder when all links are followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(base))
+
+
+def _entries(base: Path) -> Iterator[os.DirEntry]:
+    """The files of a folder, then those of the folders in it, and so on; folders that are links are left out."""
+    waiting = deque([str(base)])
+    while waiting:
+        try:
+            with os.scandir(waiting.popleft()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    yield entry
+        except OSError:  # gone meanwhile, or not for this program to read
+            continue
 
 
 def _located(file: str) -> Path:
     """Where a file of the list is.
 
     Raises:
-        InversionError: it is missing, or its name leads out of the host's folders.
+        InversionError: it is missing, or its name or a link leads out of the host's folders.
     """
     name, folder = folder_paths.annotated_filepath(file)
     base = Path(os.path.abspath(folder or folder_paths.get_input_directory()))
     path = Path(os.path.abspath(base / name))
-    if not path.is_relative_to(base):
-        raise InversionError(f"{file} is not within the {base.name} folder. Choose a file from the list.")
-    if not path.is_file():
+    called = checked.shown(name)[1:-1]
+    try:
+        inside, there = path.is_relative_to(base) and _within(path, base), path.is_file()
+    except (OSError, ValueError):  # no name for a file: too long, or with NUL
+        inside, there = True, False
+    if not inside:
+        raise InversionError(f"{called} is not within the {base.name} folder. Choose a file from the list.")
+    if not there:
         raise InversionError(
-            f"There is no file {name} in the {base.name} folder. Press R to read the list again, and choose from it."
+            f"There is no file {called} in the {base.name} folder. Press R to read the list again, and choose from it."
         )
     return path

@@ -110,8 +110,10 @@ class Interpolate(io.ComfyNode):
             positive = shared(positive_from, positive_to, t, found.latent.shape[2:])
         top = found.grid.levels[0]
         norms = likeness(found.latent, noise_scale(top))["norm"]
-        written = record.Record(found, record.signature(model), start.cfg).to_dict()
-        size = sum(value.nbytes for value in written.values() if isinstance(value, Tensor))
+        left = {key: value for key, value in latent_from.items() if key not in ("noise_mask", "batch_index")}
+        made = record.Record(found, record.signature(model), start.cfg)
+        out = made.on(left, host.to_samples(model, found.latent))
+        size = sum(value.nbytes for value in out[record.KEY].values() if isinstance(value, Tensor))
         lines = [
             f"{frames} frames from one picture to the other, noise on a {path} path, {prompts} faded.",
             f"Norm of the noise (pure noise: 1): {float(norms[0]):.2f} and {float(norms[-1]):.2f} at the ends, "
@@ -124,9 +126,6 @@ class Interpolate(io.ComfyNode):
             lines.append("Ancestral: come down with Edit From Latent. The host's sampler adds noise of its own.")
         if "noise_mask" in latent_from or "noise_mask" in latent_to:
             lines.append("The latents' noise masks were left out: they belong to one picture each.")
-        samples = host.to_samples(model, found.latent)
-        left = {key: value for key, value in latent_from.items() if key not in ("noise_mask", "batch_index")}
-        out = left | {"samples": samples, record.KEY: written}
         noise = host.InvertedNoise(model, found.latent, top.sigma)
         return io.NodeOutput(out, positive, noise, host.lasting_sigmas(found.grid), report_text(lines))
 

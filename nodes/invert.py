@@ -75,6 +75,7 @@ class Plan:
         if self.row.prepare is not None:
             ready = self.row.prepare(self.method, self.settings, denoiser, x, grid)
         with ready as (method, model, start, remark):
+            record.check_memory(start, grid)
             noise = host.fixed_noise(denoiser, start, grid)
             found = invert(model, start, grid, method, callback=callback, noise=noise, store=torch.device("cpu"))
         return found, remark
@@ -169,7 +170,7 @@ class InvertNode(io.ComfyNode):
         seconds = time.perf_counter() - started
 
         made = record.Record(inversion, record.signature(model), cfg)
-        out = {**latent, "samples": inverted, record.KEY: made.to_dict()}
+        out = made.on(latent, inverted)
         noise = host.InvertedNoise(model, inversion.latent, grid.levels[0].sigma, seed)
         verdict = inversion.verdict if decibels is None else of_round_trip(decibels, grid.steps)
         took = f"{seconds:.1f} seconds at cfg {cfg:g}."

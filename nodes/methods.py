@@ -222,7 +222,7 @@ METHODS = (
     Row(
         id="GuidedNR",
         name="Guided NR",
-        description="By guided Newton-Raphson. Made for models of few steps (2 to 8).",
+        description="Uses guided Newton-Raphson. Made for models of few steps (2 to 8).",
         aliases=("newton raphson", "turbo inversion", "renoise"),
         inputs=_guided_nr_inputs,
         method=_guided_nr,
@@ -232,7 +232,7 @@ METHODS = (
     Row(
         id="FixedPoint",
         name="Fixed Point",
-        description="Repeats each step until it is solved, as exactly as asked. The most exact Invert node at cfg 1.",
+        description="Repeats each step until it is solved. The most exact Invert node at cfg 1.",
         aliases=("ddim inversion", "renoise", "anderson"),
         inputs=_fixed_point_inputs,
         method=_fixed_point,

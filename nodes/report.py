@@ -83,7 +83,7 @@ class InversionReport(io.ComfyNode):
         counted = [f"Picture {i + 1} of {len(near_by)}: {words}." for i, words in enumerate(near_by)]
         lines = [verdict, *counted, source.report(), *remarks, f"{seconds:.1f} seconds at cfg {cfg:g}."]
         text = report_text(lines)
-        drawn = draw(original, came, near_by, source.residuals, verdict)
+        drawn = draw(original, came, near_by, source.worst, verdict)
         # The page shows the picture, which has the verdict on it; a node's text it shows for its own nodes only.
         shown = ui.PreviewImage(drawn, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
         return io.NodeOutput(drawn, text, ui=shown)

@@ -78,3 +78,19 @@ def schedule_inputs(steps: int, of_steps: str, of_denoise: str, denoise: float =
         ),
         io.Float.Input("denoise", default=denoise, min=0.01, max=1.0, step=0.01, tooltip=of_denoise),
     )
+
+
+def missing(node_id: str, name: str, category: str, reason: str) -> type[io.ComfyNode]:
+    """A node in the place of one that this host cannot run, which says why."""
+
+    class Missing(io.ComfyNode):
+        @classmethod
+        def define_schema(cls) -> io.Schema:
+            fields = {"node_id": node_id, "display_name": name, "category": category, "description": reason}
+            return schema(**fields, is_output_node=True, inputs=[])
+
+        @classmethod
+        def execute(cls) -> io.NodeOutput:
+            raise InversionError(f"{reason} Update the pack, or use a model of your own.")
+
+    return Missing

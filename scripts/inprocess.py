@@ -53,5 +53,5 @@ def load_pack() -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         sys.modules[NAME] = module
         spec.loader.exec_module(module)
-        importlib.import_module(f"{NAME}.nodes")
+        importlib.import_module(f"{NAME}.nodes").demo_nodes()
     return sys.modules[NAME]

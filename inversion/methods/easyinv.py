@@ -82,7 +82,7 @@ class EasyInv:
                 origin = self._blend(grid, origin, problem.lower, earlier)
                 x = problem.land(result.slope, origin)
         carry = (origin / grid.native(problem.lower), result.memory)
-        return StepResult(x, result.point, result.slope, result.residual, result.calls, carry)
+        return StepResult(x, result.point, result.slope, result.calls, carry)
 
     def _blend(self, grid: Grid, x: Tensor, level: Level, earlier: Tensor) -> Tensor:
         """`x` at `level`, blended with an earlier latent given in native scale."""

@@ -73,7 +73,7 @@ class FixedPoint:
             solved = best.residual <= self.tolerance
             point = torch.where(per_item(solved, point), best.point, point)
         memory = [*slopes, best.slope][-2:]
-        return StepResult(best.image, best.point, best.slope, best.residual, calls, memory)
+        return StepResult(best.image, best.point, best.slope, calls, memory)
 
 
 def predicted(problem: ImplicitStep, slopes: list[Tensor], how: Literal[True, "last"]) -> Tensor:

@@ -101,8 +101,8 @@ class GuidedNewton:
             solved = best[4] <= self.tolerance
             point = torch.where(per_item(solved, point), best[2], point + delta)
         assert best is not None
-        _, image, point, slope, residual = best
-        return StepResult(image, point, slope, residual, calls, [*slopes, slope][-2:])
+        _, image, point, slope, _ = best
+        return StepResult(image, point, slope, calls, [*slopes, slope][-2:])
 
     def _start(self, problem: ImplicitStep, slopes: list[Tensor]) -> Tensor:
         if self.start == "state":

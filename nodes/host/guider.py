@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import comfy.model_management
 import comfy.samplers
@@ -20,6 +20,8 @@ from torch import Tensor
 from ...inversion import Callback, Grid, InversionError, Level
 from .hooks import HookSchedules
 from .latents import check_fits, kind
+
+G = TypeVar("G", bound="Guider")
 
 
 class Guider(comfy.samplers.CFGGuider):
@@ -53,10 +55,12 @@ def guider_for(
     source_cfg: float = 1.0,
     *,
     connect: str = "Connect it: an empty CLIP Text Encode will do.",
-) -> Guider:
+    kind: type[G] = Guider,  # type: ignore[assignment]
+) -> G:
     """A guider for these prompts. `negative` may be None where the host does not evaluate it.
 
     Arguments:
+        kind: its class.
         connect: what to do about a `negative` that is missing.
 
     Raises:
@@ -73,7 +77,7 @@ def guider_for(
             "A patch on this model (such as Self-Attention Guidance) uses the negative prompt even at cfg 1, but "
             f"`negative` is not connected. {connect} Or remove the patch."
         )
-    guider = Guider(model)
+    guider = kind(model)
     prompts = {"positive": positive, "negative": negative, "source": source}
     guider.inner_set_conds({name: prompt for name, prompt in prompts.items() if prompt is not None})
     guider.set_cfg(cfg)

@@ -7,7 +7,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...inversion import Callback, Denoiser, Departure, Grid, InversionError, Level
+from ...inversion import Callback, Departure, Grid, InversionError
 from ...inversion.playback import WORKING, Model, Playback, Sampler
 from .guider import HostDenoiser
 from .latents import kind
@@ -38,50 +38,54 @@ def name_of(sampler: Any) -> str:
 
 
 def play(
-    sampler: Any, departure: Departure, denoiser: HostDenoiser, e: Tensor, grid: Grid, callback: Callback
+    sampler: Any,
+    departure: Departure,
+    denoiser: HostDenoiser,
+    e: Tensor,
+    grid: Grid,
+    callback: Callback,
+    name: str = "",
 ) -> Tensor:
-    """The departure's clean latent, from `e` at the grid's first level, by a SAMPLER.
+    """The departure at the grid's last level, from `e` at the first, by a SAMPLER.
+
+    Arguments:
+        name: what to call the sampler in messages; default what it calls itself.
 
     Raises:
         InversionError: the sampler cannot follow an inversion; no model call has been made then.
     """
-    playable = _playable(sampler, denoiser, grid.sigmas)
-    playback = Playback.prepare(playable, e, name_of(sampler), departure.source.trajectory.device)
+    name = name or name_of(sampler)
+    playable = _playable(sampler, denoiser, grid.sigmas, name)
+    playback = Playback.prepare(playable, e, name, departure.source.trajectory.device)
     return playback.run(departure, e, kind(denoiser.guider.inner_model.model_sampling), callback)
 
 
-def play_plain(
-    sampler: Any, beside: Denoiser, denoiser: HostDenoiser, x: Tensor, grid: Grid, callback: Callback
-) -> tuple[Tensor, int]:
-    """(the clean latent, model calls), from the state `x` at the grid's first level, by a SAMPLER of the host's list.
+def play_plain(sampler: Any, denoiser: HostDenoiser, x: Tensor, grid: Grid, callback: Callback) -> tuple[Tensor, int]:
+    """(the clean latent, model calls), from the state `x` at the grid's first level, by a sampler of the host."""
+    calls = 0
 
-    Arguments:
-        beside: who answers the sampler.
-        denoiser: what the sampler sees of the host.
-    """
-    family, calls = kind(denoiser.guider.inner_model.model_sampling), 0
-
-    def answer(state: Tensor, sigma: Tensor) -> Tensor:
-        nonlocal calls
-        calls += 1
-        value = float(sigma.flatten()[0])
-        return beside(state, Level.of(value, family))
+    class Counted(comfy.samplers.KSamplerX0Inpaint):
+        def __call__(self, *args: Any, **options: Any) -> Tensor:
+            nonlocal calls
+            calls += 1
+            return self.inner_model(*args, **{name: value for name, value in options.items() if name != "denoise_mask"})
 
     def show(step: dict) -> None:
         callback(step["i"], grid.steps, step["x"], step["denoised"])
 
-    model = comfy.samplers.KSamplerX0Inpaint(_StandIn(denoiser, answer, name_of(sampler)), grid.sigmas)
-    model.latent_image = model.noise = None
-    options = {**denoiser.options, "denoise_mask": None}
-    levels = grid.sigmas.to(x.device, copy=True)
-    end = sampler.sampler_function(
-        model, x, levels, extra_args=options, callback=show, disable=True, **sampler.extra_options
-    )
-    return end, calls
+    levels = grid.sigmas.to(x.device, copy=True)  # uni_pc writes into them
+    model = Counted(denoiser.guider, levels)
+    given = {"extra_args": dict(denoiser.options), "callback": show, "disable": True}
+    return sampler.sampler_function(model, x, levels, **given, **sampler.extra_options), calls
 
 
 class _StandIn:
-    """What a sampler takes for the host's guider: the guider in all but its answers."""
+    """What a sampler takes for the host's guider: the guider in all but its answers.
+
+    Arguments:
+        answer: who answers instead.
+        name: the sampler's, if it is not to look into the guidance, whose answer is none of the model's.
+    """
 
     def __init__(self, denoiser: HostDenoiser, answer: Model, name: str) -> None:
         self._guider, self._answer, self._name = denoiser.guider, answer, name
@@ -99,13 +103,13 @@ class _StandIn:
         return self._answer(x, timestep)
 
 
-def _playable(sampler: Any, denoiser: HostDenoiser, sigmas: Tensor) -> Sampler:
+def _playable(sampler: Any, denoiser: HostDenoiser, sigmas: Tensor, name: str) -> Sampler:
     """A SAMPLER as the library runs it: on states as they stand."""
     rule = denoiser.guider.inner_model.model_sampling
     flow = kind(rule) == "flow"
 
     def run(model: Callable[[Tensor, Tensor], Tensor], start: Tensor) -> Tensor:
-        stand_in = _StandIn(denoiser, model, name_of(sampler))
+        stand_in = _StandIn(denoiser, model, name)
         levels = sigmas.to(start.device, copy=True)  # uni_pc writes into them
         top, end = float(sigmas[0]), float(sigmas[-1])
         # The host takes a flow's latent times 1 - sigma for its start, and its end over 1 - sigma for a latent.

@@ -168,17 +168,35 @@ def exact_background(scene: Scene) -> None:
     scene.show("Original", scene.images[0], column=0)
     source = scene.prompt("Source prompt", "red heart on blue background")
     target = scene.prompt("Target prompt", "yellow heart on purple background")
-    negative = scene.prompt("Negative prompt", "")
     inverted = scene.invert(EASYINV, source, scene.encode(scene.images[0]))["LATENT"]
     kept = page.add("SolidMask", 2, "Black: stays as it is", value=0.0, width=64, height=64)["MASK"]
     changing = page.add("SolidMask", 2, "White: may change", width=32, height=64)["MASK"]
     where: dict[str, Any] = {"destination": kept, "source": changing, "x": 32, "operation": "add"}
     mask = page.add("MaskComposite", 2, "Mask: the right half", **where)["MASK"]
-    given: dict[str, Any] = {"positive": target, "negative": negative, "mask": mask, "cfg": 3.0}
+    given: dict[str, Any] = {"positive": target, "mask": mask}
     edited = page.add(EDIT, 3, model=scene.model, latent=inverted, **given)
     scene.show("Edited", scene.decode(edited["LATENT"]))
     scene.show("May change (white)", page.add("MaskToImage", -2, mask=mask)["IMAGE"])
     page.add("PreviewAny", -1, "Report", source=edited["STRING"])
+
+
+def any_sampler(scene: Scene) -> None:
+    page = scene.page
+    scene.show("Original", scene.images[0], column=0)
+    source = scene.prompt("Source prompt", "panda on green background")
+    target = scene.prompt("Target prompt", "panda on orange background")
+    inverted = scene.invert(EASYINV, source, scene.encode(scene.images[0]))["LATENT"]
+    common: dict[str, Any] = {"model": scene.model, "latent": inverted}
+    for title, prompt, name in (
+        ("Same prompt, er_sde", source, "er_sde"),
+        ("New prompt, er_sde", target, "er_sde"),
+        ("New prompt, dpmpp_2m", target, "dpmpp_2m"),
+    ):
+        guider = page.add("INV_EditGuider", 3, f"Edit Guider: {title}", positive=prompt, **common)
+        given = {"guider": guider["GUIDER"], "noise": guider["NOISE"], "sigmas": guider["SIGMAS"]}
+        sampler = page.add("KSamplerSelect", 3, f"Sampler: {title}", sampler_name=name)["SAMPLER"]
+        drawn = page.add("SamplerCustomAdvanced", 3, title, sampler=sampler, latent_image=guider["LATENT"], **given)
+        scene.show(title, scene.decode(drawn["LATENT"]))
 
 
 METHODS: dict[str, Step] = {
@@ -241,7 +259,6 @@ def invert_once_edit_many(scene: Scene) -> None:
     page = scene.page
     scene.show("Original", scene.images[0], column=0)
     source = scene.prompt("Source prompt", "thumbs up light skin tone on blue background")
-    negative = scene.prompt("Negative prompt", "")
     inverted = scene.invert(EASYINV, source, scene.encode(scene.images[0]))
     page.add("INV_Save", 2, latent=inverted["LATENT"])
     file = "inversions/inversion_00001_.inversion.safetensors [output]"
@@ -253,8 +270,8 @@ def invert_once_edit_many(scene: Scene) -> None:
     }
     for column, (title, text) in enumerate(targets.items(), start=3):
         target = scene.prompt(f"Target prompt: {title.lower()}", text, column)
-        common: dict[str, Any] = {"model": scene.model, "latent": inverted["LATENT"], "negative": negative}
-        edited = page.add(EDIT, column, positive=target, cfg=3.0, **common)["LATENT"]
+        common: dict[str, Any] = {"model": scene.model, "latent": inverted["LATENT"]}
+        edited = page.add(EDIT, column, positive=target, **common)["LATENT"]
         scene.show(title, scene.decode(edited, column), column)
 
 
@@ -354,7 +371,7 @@ Change the target prompt and queue again: the picture is not inverted a second t
             "red heart on blue background",
             "green heart on blue background",
             EASYINV,
-            cfg=3.0,
+            negative=False,
             titles=("Reconstruction", "Edit"),
         ),
         shows=("Original", "Reconstruction", "Edit", "May change (white)"),
@@ -385,11 +402,12 @@ place of the three mask nodes. Without a mask the edit finds by itself where the
 enough: 4 here, as for Turbo, Lightning and schnell models. The report says how well it went; **check** has it measured.
 
 The *reconstruction* is made under the source prompt, the *edit* under the target prompt. Change the target prompt and \
-queue again; more **cfg** of the edit follows it more, and keeps less of the picture.""",
+queue again: only the edit runs.""",
         edit(
             "red heart on blue background",
             "yellow heart on blue background",
             ("INV_GuidedNR", {"check": True}),
+            negative=False,
             titles=("Reconstruction (same prompt)", "Edited: yellow heart"),
         ),
         shows=("Original", "Edited: yellow heart"),
@@ -409,6 +427,23 @@ the file, and connect its *latent* to the edits: there is nothing to invert.""",
         shows=("Original", "Another skin", "Another place", "Another gesture"),
         pictures=[("INV_DemoPicture", {"emoji": "thumbs up light skin tone", "background": "blue"})],
         widths=(300, 320, 340, 300, 300, 300),
+    ),
+    Template(
+        "any_sampler",
+        f"""\
+# Edit with your own sampler
+
+{QUEUE}
+
+**Edit Guider** is an edit for **SamplerCustomAdvanced**. Connect all four of its outputs. Then choose any sampler in \
+**KSamplerSelect**, or use the sampler of another pack.
+
+Under the source prompt every sampler gives the picture back exactly, at no extra model call. Under the target prompt \
+it edits. **Edit From Latent** has the same list of samplers in its own *sampler* widget.""",
+        any_sampler,
+        shows=("Original", "New prompt, er_sde"),
+        pictures=[("INV_DemoPicture", {"emoji": "panda", "background": "green"})],
+        widths=(300, 320, 340, 320, 170, 300),
     ),
     Template(
         "compare_methods",

@@ -25,9 +25,9 @@ CASES = [(kind, False) for kind in KINDS] + [("ve", True), ("flow", True)]
 
 def edited(denoiser: Denoiser, inversion: Inversion, **settings) -> tuple[Tensor, Tensor | None]:
     """(the edit, where it was let change)."""
-    departure = Departure(denoiser, inversion, Keep(**settings))
-    e = sample_departure(departure, departure.start(inversion.latent), inversion.grid)
-    return departure.end(e), departure.automatic.found()
+    departure, levels = Departure(denoiser, inversion, Keep(**settings)), inversion.grid.levels
+    e = sample_departure(departure, departure.start(inversion.latent, levels[0]), inversion.grid)
+    return departure.end(e, levels[-1]), departure.automatic.found()
 
 
 @pytest.mark.parametrize(("kind", "ancestral"), CASES)

@@ -57,7 +57,7 @@ def test_with_the_record_the_way_back_is_exact(kind, method, steps, shape, dtype
     assert inversion.trajectory.shape == (steps + 1, *shape)
     assert torch.equal(inversion.trajectory[0], x0)
     assert torch.equal(inversion.trajectory[-1], inversion.latent)
-    assert inversion.residuals.shape == (steps,)
+    assert inversion.residuals.shape == (steps, shape[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -136,7 +136,7 @@ def test_the_record_survives_a_plain_dictionary() -> None:
     ("change", "message"),
     [
         ({"format": 99}, "format 99"),
-        ({"format": None}, "format None"),
+        ({"format": None}, "has no format"),
         ({"points": torch.zeros(2, 2)}, "points"),
         ({"trajectory": "none"}, "damaged"),
         ({"levels": [(1.0, 0.0, None)]}, "at least two"),

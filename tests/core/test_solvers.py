@@ -142,7 +142,7 @@ def test_divergence_ends_finite_and_reported(anderson: int) -> None:
     assert "did not converge" in inversion.report()
     assert "lower cfg" in inversion.report()
     one = invert(guided, x0(), grid("ve", 8), FixedPoint(1, 1e-6))
-    assert float(inversion.residuals[0]) <= float(one.residuals[0])
+    assert (inversion.residuals[0] <= one.residuals[0]).all()
 
 
 def test_the_released_newton_code() -> None:
@@ -295,34 +295,10 @@ def test_files(tmp_path) -> None:
     assert again.grid == levels
     assert torch.equal(sample(Mixture(), again.latent, levels, source=again), x0())
     rex = invert(Mixture(), x0(), grid("ve", 3), Rex())
-    rex.save(path)
-    assert torch.equal(type(rex).load(path).partner, rex.partner)
-
-
-def test_other_files_are_refused(tmp_path) -> None:
-    from safetensors.torch import save_file
-
-    from inversion import Inversion
-
-    cases = {
-        "missing.safetensors": (None, "cannot be read"),
-        "empty.safetensors": (b"", "does not start"),
-        "huge.safetensors": (b"\xff" * 16, "does not start"),
-        "cut.safetensors": (b"\x10" + b"\0" * 7 + b"{", "cannot be read"),
-    }
-    for name, (content, message) in cases.items():
-        if content is not None:
-            (tmp_path / name).write_bytes(content)
-        with pytest.raises(InversionError, match=message):
-            Inversion.load(tmp_path / name)
-    other = tmp_path / "weights.safetensors"
-    save_file({"a": torch.zeros(1)}, other, {"format": "pt"})
-    with pytest.raises(InversionError, match="not an inversion"):
-        Inversion.load(other)
-    for text, message in (("nonsense", "cannot be read"), ("{}", "format None"), ("[]", "cannot be read")):
-        save_file({"a": torch.zeros(1)}, other, {"inversion": text})
-        with pytest.raises(InversionError, match=message):
-            Inversion.load(other)
+    rex.save(tmp_path / "rex.safetensors")
+    assert torch.equal(type(rex).load(tmp_path / "rex.safetensors").partner, rex.partner)
+    with pytest.raises(InversionError, match="exists already and is left as it is"):
+        rex.save(path)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import torch
 from client import Client, Graph, QueueError
 from graphs import Bench, defaults, demo, node_of
 from host import Server
+from mutants import tried
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -98,12 +99,14 @@ def test_what_else_a_latent_holds_comes_back(flow: Bench, caplog: pytest.LogCapt
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_samples_keep_their_type_and_views_are_written_whole(flow: Bench, dtype: torch.dtype) -> None:
     latent, _, _, _ = flow.invert(steps=2)
-    trajectory = latent["inversion"]["trajectory"]
+    twice = latent["samples"].repeat(2, 1, 1, 1)
     of_type = {**latent, "samples": latent["samples"].to(dtype)}
-    view = {**latent, "samples": trajectory[-1]}
+    view = {**latent, "samples": twice[1:], "beside": twice[1:]}
     strided = {**latent, "samples": latent["samples"].mT.contiguous().mT}
     for given in (of_type, view, strided):
-        assert same(flow.load(flow.save(given))[0]["samples"], given["samples"])
+        file = flow.save(given)
+        assert same(flow.load(file)[0]["samples"], given["samples"])
+        assert same(load_file(path_of(file))["latent.samples"], given["samples"])  # as any reader of the format has it
 
 
 def test_a_file_that_changes_leaves_what_was_loaded_alone(flow: Bench) -> None:
@@ -140,8 +143,6 @@ def test_files_are_numbered_and_named_like_the_hosts(flow: Bench, folders: Path)
         f"inversions/inversion_00001_{SUFFIX} [output]",
         f"inversions/inversion_00002_{SUFFIX} [output]",
     ]
-    with pytest.raises(Exception, match="outside the output folder"):
-        flow.save(latent, "../elsewhere")
 
 
 def test_how_it_was_made_is_in_the_file(flow: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +155,7 @@ def test_how_it_was_made_is_in_the_file(flow: Bench, monkeypatch: pytest.MonkeyP
     assert json.loads(made["workflow"]) == workflow
     monkeypatch.setattr(flow.pack.nodes.files.args, "disable_metadata", True)
     file = flow.save(latent)
-    assert header(path_of(file)).keys() == {"inversion"}
+    assert header(path_of(file)).keys() == {"inversion", "checksum"}
     assert same(flow.load(file)[0]["samples"], latent["samples"])
 
 
@@ -162,7 +163,7 @@ def test_more_beside_the_tensors_than_can_be_read_back_is_not_written(
     flow: Bench, folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     latent, _, _, _ = flow.invert(steps=2)
-    monkeypatch.setattr(flow.pack.inversion.record, "LARGEST_HEADER", 20_000)
+    monkeypatch.setattr(flow.pack.inversion.files, "LARGEST_HEADER", 20_000)
     hidden = SimpleNamespace(prompt={"1": "x" * 20_000}, extra_pnginfo=None)
     monkeypatch.setattr(flow.pack.nodes.files.SaveInversion, "hidden", hidden, raising=False)
     with pytest.raises(flow.pack.inversion.InversionError, match="Leave out some of prompt"):
@@ -212,34 +213,50 @@ def test_other_files_are_refused_and_the_message_says_what_they_are(flow: Bench,
     refused("not an inversion: it holds .*latent_tensor.*take Load Latent")
     save_file({f"layer.{i}": torch.zeros(1) for i in range(9)}, path, {"format": "pt"})
     refused(r"not an inversion: it holds layer\.0, .* and 5 more, and in its header format")
+    path.unlink()
     flow.pack.inversion.Inversion.from_dict(latent["inversion"]).save(path)
     refused("no LATENT beside the inversion")
 
     cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
-        ({"latent.samples": tensors["latent.samples"].to(torch.int64)}, {}, r"samples are torch\.int64"),
-        ({"latent.samples": tensors["latent.samples"].to(torch.float8_e4m3fn)}, {}, r"samples are torch\.float8"),
+        ({"latent.samples": tensors["latent.samples"].to(torch.int64)}, {}, r"samples is torch\.int64"),
+        ({"latent.samples": tensors["latent.samples"].to(torch.float8_e4m3fn)}, {}, r"samples is torch\.float8"),
         ({"latent.samples": tensors["latent.samples"][:, :4].clone()}, {}, "no longer what was inverted"),
+        ({"latent.samples": tensors["latent.samples"] * 1.1}, {}, "no longer what was inverted.*values were changed"),
+        ({"latent.samples": tensors["latent.samples"] * torch.nan}, {}, "samples holds NaN"),
+        ({"latent.samples": None}, {"latent": {"samples": [[1.0]]}}, "no LATENT beside"),
+        ({"latent.noise_mask": torch.ones(0, 4, 4)}, {}, r"noise_mask is .* of shape \(0, 4, 4\)"),
+        ({"latent.noise_mask": torch.ones(4)}, {}, r"noise_mask is .* of shape \(4,\)"),
+        ({}, {"latent": {"noise_mask": "all"}}, "noise_mask is 'all'"),
+        ({}, {"latent": {"noise_mask": [[1.0]]}}, "noise_mask is"),
+        ({}, {"latent": {"batch_index": ["one"]}}, "batch_index is 'one'"),
         ({"trajectory": tensors["trajectory"].to(torch.int32)}, {}, r"trajectory is torch\.int32"),
         ({"points": tensors["points"].to(torch.float8_e5m2)}, {}, r"points is torch\.float8"),
+        ({"points": tensors["points"].half()}, {}, r"points is torch\.float16 .* not torch\.float32"),
         ({"slopes": tensors["slopes"][1:].clone()}, {}, "slopes is .* of shape"),
+        ({"fingerprint": tensors["fingerprint"][:, 1:].clone()}, {}, "fingerprint is .* of shape"),
+        ({"fingerprint": None}, {}, "fingerprint is missing"),
         ({}, {"format": 1}, "format 1"),
         ({}, {"kind": "other"}, "kind is 'other'"),
         ({}, {"levels": [[1.0, 2.0, None]]}, "at least two"),
         ({}, {"kind": "ve"}, "damaged"),  # whose levels are all on the scale of the clean latent, never 0
-        ({}, {"levels": [["a", "b", None]] * 3}, "damaged"),
-        ({}, {"calls": ["many", 1]}, "damaged"),
-        ({}, {"tolerance": "small"}, "damaged"),
-        ({}, {"model": ["ve"]}, "made with the model"),
-        ({}, {"cfg": "high"}, "at cfg 'high'"),
+        ({}, {"model": ["ve"]}, "the model is"),
+        ({}, {"model": {}}, "the latent format is missing"),
+        ({}, {"model": json.loads(record)["model"] | {"model class": "[a](b)"}}, "the model class is"),
+        ({}, {"model": json.loads(record)["model"] | {"state space": "ve"}}, "the state space is 've'"),
+        ({}, {"model": json.loads(record)["model"] | {"sampling numbers": [1]}}, "sampling numbers is 1 values"),
+        *(({}, {"cfg": cfg}, "cfg is ") for cfg in ("high", -5, 10**400, True, None)),
         ({}, {"latent": [1]}, "no LATENT beside"),
     ]
+    pack = flow.pack.inversion.files.write_record
     for of_tensors, of_record, message in cases:
-        save_file({**tensors, **of_tensors}, path, {"inversion": json.dumps(json.loads(record) | of_record)})
+        changed = {**json.loads(record), **of_record, **tensors, **of_tensors}
+        path.unlink()
+        pack(path, {name: value for name, value in changed.items() if value is not None})
         refused(message)
-    for text in ("[" * 100_000, '{"format": ', "[1]", "9" * 5000):
+    for text in ("[" * 100_000, '{"format": ', "[1]", "9" * 5000, '{"cfg": NaN}', "[" * 990 + "]" * 990):
         save_file(tensors, path, {"inversion": text})
         refused("cut off or damaged")
-    save_file(tensors, path, {"inversion": record})
+    path.write_bytes(content)
     assert same(flow.load(path.name)[0]["samples"], latent["samples"])  # the rest of the file was in order
 
 
@@ -255,6 +272,129 @@ def test_names_lead_to_files_in_the_hosts_folders_only(flow: Bench, folders: Pat
             flow.load(outside)
     assert "There is no file gone in the input folder. Press R" in node.validate_inputs("gone")
     assert "There is no file inversions in the output folder" in node.validate_inputs("inversions [output]")
+
+
+@pytest.mark.parametrize("prefix", ["", " ", "/", ".", "./", "a/..", "..", "//", "\\"])
+def test_a_prefix_without_a_name_is_refused(flow: Bench, folders: Path, prefix: str) -> None:
+    latent, _, _, _ = flow.invert(steps=2)
+    with pytest.raises(flow.pack.inversion.InversionError, match="filename_prefix"):
+        flow.save(latent, prefix)
+    assert not list(folders.rglob(f"*{SUFFIX}"))
+
+
+def test_a_prefix_that_is_a_folder_overwrites_nothing(flow: Bench, folders: Path) -> None:
+    latent, _, _, _ = flow.invert(steps=2)
+    files = [flow.save(latent, prefix) for prefix in ("mine/", "mine/", "mine//", "./mine/", "mine/inversion")]
+    assert files == [f"mine/inversion_{i:05}_{SUFFIX} [output]" for i in range(1, 6)]
+    assert len(list(folders.rglob(f"*{SUFFIX}"))) == 5
+
+
+def test_two_hosts_on_one_folder_lose_nothing(flow: Bench, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both count before either has written."""
+    latent, _, _, _ = flow.invert(steps=2)
+    output = folders / "output"
+    monkeypatch.setattr(folder_paths, "get_save_image_path", lambda *_: (str(output), "one", 1, "", "one"))
+    files = [flow.save(latent, "one") for _ in range(3)]
+    assert files == [f"/one_{i:05}_{SUFFIX} [output]" for i in (1, 2, 3)]
+    assert len(list(output.iterdir())) == 3
+    monkeypatch.setattr(flow.pack.nodes.files, "MOST_TRIES", 3)
+    with pytest.raises(flow.pack.inversion.InversionError, match="has 3 files named one from number 1"):
+        flow.save(latent, "one")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "message"),
+    [
+        ("a" * 3000, "name has 30.. characters.*Give a shorter one"),
+        ("a" * 3000 + "/b", "No folder can be made for filename_prefix 'aaa.*File name too long. Give a short"),
+        ("a\0b", "characters that no file name has"),
+        ("a\0b/c", "characters that no file name has"),
+        ("a\ud800b", "characters that no file name has"),
+        ("../elsewhere", "leads outside the output folder"),
+    ],
+)
+def test_a_prefix_that_no_file_can_have_is_refused(flow: Bench, prefix: str, message: str) -> None:
+    latent, _, _, _ = flow.invert(steps=2)
+    with pytest.raises(flow.pack.inversion.InversionError, match=message) as refusal:
+        flow.save(latent, prefix)
+    assert len(str(refusal.value)) < 800
+
+
+def test_no_link_is_followed_out_of_the_folder(flow: Bench, folders: Path) -> None:
+    node = flow.pack.nodes.files.LoadInversion
+    inside = path_of(flow.save(flow.invert(steps=2)[0], "a/one"))
+    secret = folders / f"secret{SUFFIX}"
+    secret.write_bytes(inside.read_bytes())
+    (folders / "output" / "out").symlink_to(folders)
+    (folders / "output" / f"link{SUFFIX}").symlink_to(secret)
+    (folders / "output" / f"ring{SUFFIX}").symlink_to(folders / "output" / f"ring{SUFFIX}")
+    (folders / "output" / f"fine{SUFFIX}").symlink_to(inside)
+    (folders / "output" / "again").symlink_to(folders / "output")
+    (file,) = node.define_schema().inputs
+    listed = [option for option in file.options if "ring" not in option]
+    assert listed == [f"a/one_00001_{SUFFIX} [output]", f"fine{SUFFIX} [output]"]
+    for name in (f"out/secret{SUFFIX} [output]", f"link{SUFFIX} [output]"):
+        assert "is not within the output folder" in node.validate_inputs(name)
+        with pytest.raises(flow.pack.inversion.InversionError, match="is not within"):
+            flow.load(name)
+    assert node.validate_inputs(f"fine{SUFFIX} [output]") is True
+    for name in (f"ring{SUFFIX} [output]", "a" * 3000, "a\0b", "a\ud800b", "out [output]"):
+        said = node.validate_inputs(name)
+        assert "There is no file" in said or "is not within" in said
+        said.encode()
+        assert len(said) < 400
+        assert node.fingerprint_inputs(name) == "missing"
+
+
+def test_the_list_of_files_is_bounded(
+    flow: Bench, folders: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(flow.pack.nodes.files, "MOST_ENTRIES", 30)
+    deep = folders / "input" / "a" / "b"
+    deep.mkdir(parents=True)
+    for i in range(40):
+        (deep / f"{i}{SUFFIX}").touch()
+    (folders / "input" / f"near{SUFFIX}").touch()
+    (file,) = flow.pack.nodes.files.LoadInversion.define_schema().inputs
+    assert len(file.options) == 28
+    assert f"near{SUFFIX}" in file.options  # what is near the top is looked at first
+    assert "looked at 30 files" in caplog.text
+    assert flow.pack.nodes.files.LoadInversion.validate_inputs(f"a/b/39{SUFFIX}") is True
+
+
+@pytest.mark.parametrize("beside", [[1], "words", {"a": object()}, {"\ud800": 1}, {"b": 10**5000}, {"a": float("nan")}])
+def test_a_workflow_that_cannot_be_written_does_not_stop_it(
+    flow: Bench, beside: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latent, _, _, _ = flow.invert(steps=2)
+    hidden = SimpleNamespace(prompt={"1": "é"}, extra_pnginfo=beside)
+    monkeypatch.setattr(flow.pack.nodes.files.SaveInversion, "hidden", hidden, raising=False)
+    file = flow.save(latent)
+    assert json.loads(header(path_of(file))["prompt"]) == {"1": "é"}
+    assert same(flow.load(file)[0]["samples"], latent["samples"])
+
+
+def test_a_record_that_memory_does_not_take_is_not_loaded(flow: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = flow.save(flow.invert(steps=2)[0])
+    monkeypatch.setattr("comfy.model_management.get_free_memory", lambda *_: 1000)
+    with pytest.raises(flow.pack.inversion.InversionError, match="of memory, and 0 MB are free"):
+        flow.load(file)
+
+
+def test_mutants_are_refused_or_work(flow: Bench, folders: Path) -> None:
+    pack = flow.pack.inversion
+    saved = path_of(flow.save(flow.invert(steps=4)[0])).read_bytes()
+
+    def use(path: Path) -> None:
+        latent, _, _ = flow.load(path.name)
+        assert latent["samples"].isfinite().all()
+
+    path = folders / "input" / f"mutant{SUFFIX}"
+    outcome = tried(saved, 300, 1, pack.files, path, use, pack.InversionError)
+    assert not outcome.other, "\n".join(outcome.other)
+    assert outcome.memory < 100_000_000, outcome.costliest
+    assert outcome.refused.total() > 200
+    assert outcome.worked.total() > 5
 
 
 def test_the_fingerprint_changes_with_the_file(flow: Bench) -> None:

@@ -1,0 +1,128 @@
+"""Edit Guider: an edit as GUIDER, so that SamplerCustomAdvanced runs it with the SAMPLER that the graph already has."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..inversion import Callback, Grid, Inversion
+from . import host
+from .edit import Edit, preserve_input, preserving, sampling_grid
+from .host import record
+from .host.attention import Structure
+from .host.guider import Guider, WalkSampler
+from .host.masks import mask_for
+from .schema import SAMPLING, cfg_input, schema
+
+
+class EditGuider(Guider):
+    """A guider whose sampling is that of an edit, by whatever SAMPLER the host brings. It keeps nothing of a run.
+
+    It starts at the source's state at the first of the SIGMAS, whatever NOISE comes. Only where that is none at all
+    (Disable Noise), it goes on from the LATENT: the second part of sampling on split SIGMAS.
+    """
+
+    source: Inversion
+    preserve: float
+    mask: Tensor | None = None
+    has_source = False
+
+    def sample(
+        self,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: Any,
+        sigmas: Tensor,
+        denoise_mask: Tensor | None = None,
+        callback: Callable | None = None,
+        disable_pbar: bool = False,
+        seed: int | None = None,
+    ) -> Tensor:
+        goes_on = not noise.any()
+        if sigmas.shape[-1] == 0:  # what the host's own guiders do with nothing to do
+            return latent_image
+        grid = sampling_grid(self.model_patcher, self.source, sigmas, [])
+        allowed = mask_for({"noise_mask": denoise_mask}, self.source.latent, self.mask)
+        edit = Edit(self.source, preserving(self.preserve, allowed), Structure(), self.has_source)
+
+        def walk(denoiser: host.HostDenoiser, x: Tensor, grid: Grid, report: Callback) -> tuple[Tensor, None]:
+            left = x * grid.levels[0].alpha if goes_on else None  # as the host's samplers take a latent up
+            return edit.run(denoiser, x, grid, report, sampler, start=left)[0], None
+
+        start = latent_image if goes_on else host.to_samples(self.model_patcher, self.source.latent)
+        return super().sample(
+            torch.zeros_like(start),
+            start,
+            WalkSampler(walk, grid),
+            grid.sigmas,
+            callback=callback,
+            disable_pbar=disable_pbar,
+            seed=seed,
+        )
+
+
+class EditGuiderNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="INV_EditGuider",
+            display_name="Edit Guider",
+            category=SAMPLING,
+            description="Edit From Latent as a GUIDER: SamplerCustomAdvanced then edits the inverted picture with any "
+            "SAMPLER. Connect all four outputs to it. The same prompt gives the picture back exactly.",
+            search_aliases=["edit sampler", "custom sampler edit", "inversion guider", "any sampler"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model that inverted, or one of its family."),
+                io.Conditioning.Input("positive", tooltip="What the picture should show now."),
+                io.Latent.Input("latent", tooltip="From an Invert Image node."),
+                cfg_input(1.0, "Guidance of the edit. Higher follows the new prompt more and the picture less."),
+                preserve_input(),
+                io.Conditioning.Input("negative", optional=True, tooltip="Needed when cfg is not 1."),
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="White where the picture may change; the rest is kept exactly."
+                ),
+                io.Conditioning.Input(
+                    "source",
+                    optional=True,
+                    tooltip="The prompt that the picture was inverted with. Only samplers that ask between the "
+                    "inversion's levels (dpm_2, dpmpp_sde, seeds_2) read it, at one more model call each time.",
+                ),
+            ],
+            outputs=[
+                io.Guider.Output("guider", display_name="guider", tooltip="For SamplerCustomAdvanced."),
+                io.Latent.Output(
+                    "latent_out", display_name="latent", tooltip="The picture's latent, for latent_image."
+                ),
+                io.Noise.Output(
+                    "noise", display_name="noise", tooltip="The inverted latent as NOISE. The guider starts there."
+                ),
+                io.Sigmas.Output(
+                    "sigmas_out",
+                    display_name="sigmas",
+                    tooltip="The inversion's noise levels. Others work too, if they begin no higher.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: Any,
+        latent: dict,
+        cfg: float,
+        preserve: float,
+        negative: Any = None,
+        mask: Tensor | None = None,
+        source: Any = None,
+    ) -> io.NodeOutput:
+        found, _ = record.require_for(model, latent, "Connect it straight from an Invert Image node.")
+        inversion = found.inversion
+        guider = host.guider_for(model, positive, negative, cfg, source, kind=EditGuider)
+        guider.source, guider.preserve, guider.mask, guider.has_source = inversion, preserve, mask, source is not None
+        clean = {key: value for key, value in latent.items() if key != record.KEY}
+        clean |= {"samples": host.to_samples(model, inversion.trajectory[0])}
+        noise = host.InvertedNoise(model, inversion.latent, inversion.grid.levels[0].sigma)
+        return io.NodeOutput(guider, clean, noise, inversion.grid.sigmas)
