@@ -13,7 +13,7 @@ from . import fields
 from .errors import InversionError
 from .files import read_record, write_record
 from .levels import Grid, Kind, Level
-from .verdict import of_residuals
+from .verdict import UNSTEADY, of_residuals
 
 FORMAT = 3
 READ = (2, FORMAT)  # format 2 has one residual for a step, the worst of the batch
@@ -109,6 +109,8 @@ class Inversion:
     @property
     def verdict(self) -> str:
         """How well it went, in one sentence."""
+        if any(note.startswith(UNSTEADY) for note in self.notes):
+            return f"{UNSTEADY}: nothing comes back exactly."
         return of_residuals(float(self.residuals.max()))
 
     def report(self) -> str:

@@ -5,6 +5,8 @@
 CLOSE, ROUGH = 3e-2, 3e-1
 # PSNR of a latent's round trip, in dB: what looks the same (the demo model's codec has 33), and what looks alike.
 NEAR, ALIKE = 38.0, 28.0
+# What a note begins with that says so; then nothing else is promised.
+UNSTEADY = "The model does not answer the same question the same way twice"
 
 
 def of_residuals(worst: float) -> str:

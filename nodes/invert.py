@@ -1,5 +1,6 @@
 """Invert Image and its SAMPLER, for every method of the table: a picture's latent to the noise that regenerates it."""
 
+import dataclasses
 import logging
 import time
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ from ..inversion import Callback, Grid, Inversion, Method, invert, psnr, sample
 from ..inversion.verdict import of_round_trip
 from . import host
 from .host import record
+from .host.draws import findings
 from .host.guider import WalkSampler
 from .methods import ALIASES, METHODS, Ready, Row
 from .schema import (
@@ -78,7 +80,8 @@ class Plan:
             record.check_memory(start, grid)
             noise = host.fixed_noise(denoiser, start, grid)
             found = invert(model, start, grid, method, callback=callback, noise=noise, store=torch.device("cpu"))
-        return found, remark
+        more = findings(denoiser, grid, found.points[-1].to(x), found.slopes[-1].to(x))
+        return dataclasses.replace(found, notes=(*found.notes, *more)), remark
 
 
 class InvertNode(io.ComfyNode):

@@ -7,7 +7,7 @@ interrupts are the host's.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import comfy.model_management
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ...inversion import Callback, Grid, InversionError, Level
+from .draws import Draws
 from .hooks import HookSchedules
 from .latents import check_fits, kind
 
@@ -93,17 +94,20 @@ class HostDenoiser:
         guider: what the host gives a sampler; its model is loaded and its conditioning prepared.
         options: what the host wants passed on with each call: this run's own copy of the model options, and the seed.
         hooks: this run's scheduled hooks.
+        draws: the random numbers that the model draws by itself.
     """
 
     guider: Any
     options: dict[str, Any]
     hooks: HookSchedules
+    draws: Draws = field(default_factory=Draws)
 
     def __call__(self, x: Tensor, level: Level) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         self.hooks.prepare(level.sigma, self.options["model_options"])
         x = x.contiguous()  # as the record holds it, so that the model computes with the same kernels both ways
-        return self.guider(x, x.new_full((x.shape[0],), level.sigma), **self.options)
+        with self.draws.fixed(level.sigma, x.device):
+            return self.guider(x, x.new_full((x.shape[0],), level.sigma), **self.options)
 
     def of_source(self, x: Tensor, level: Level) -> Tensor:
         """The same with the source's prompt, for a `Guider` that has it."""
