@@ -1,4 +1,4 @@
-"""A LATENT whose batch was repeated, cut or put together since it was inverted: which of its record's items it holds."""
+"""A LATENT whose batch was repeated, cut or joined since it was inverted: which of its record's items it holds."""
 
 import dataclasses
 

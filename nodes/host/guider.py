@@ -220,6 +220,30 @@ def asks_one_prompt(guider: Any, model_options: dict) -> bool:
     return math.isclose(guider.cfg, 1.0) and ("source" not in conditioning or math.isclose(guider.source_cfg, 1.0))
 
 
+def check_prompts(guider: Any, samples: Tensor) -> None:
+    """See that the prompts' ranges and areas are some that the host can compute with.
+
+    Raises:
+        InversionError: a timestep range is not a number, or an area begins beyond the picture.
+    """
+    for name, conds in guider.original_conds.items():
+        for cond in conds:
+            limits = [cond.get(key) for key in ("start_percent", "end_percent", "strength")]
+            if any(limit is not None and not math.isfinite(limit) for limit in limits):
+                raise InversionError(
+                    f"A range or strength of the {name} conditioning is not a number. Check the node that set it."
+                )
+            area = cond.get("area")
+            if area is None or area[0] == "percentage":
+                continue
+            starts, sides = area[len(area) // 2 :], samples.shape[-(len(area) // 2) :]
+            if any(start >= side for start, side in zip(starts, sides, strict=True)):
+                raise InversionError(
+                    f"An area of the {name} conditioning begins beyond the picture (at {tuple(starts)} of a latent of "
+                    f"{tuple(sides)}, rows first). Move it with Conditioning Set Area, or take a larger picture."
+                )
+
+
 def run(
     guider: Any,
     samples: Tensor,
@@ -241,6 +265,7 @@ def run(
     Returns:
         (samples in the same (VAE) space, what the walk told beside its state).
     """
+    check_prompts(guider, samples)
     samples = samples.float()  # older hosts would start in the half precision that a LATENT may come in
     callback = latent_preview.prepare_callback(guider.model_patcher, calls) if preview else _bar(calls)
     quiet = not comfy.utils.PROGRESS_BAR_ENABLED

@@ -14,7 +14,7 @@ from families import FAMILIES
 from graphs import METHODS, Bench, defaults, demo, relative
 from torch import Tensor
 
-from nodes import VAEEncode
+from nodes import ConditioningSetArea, ConditioningSetTimestepRange, VAEEncode
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +61,20 @@ WRITES_PICTURES = {"INV_EditFromLatent": edited, "INV_FlowEdit": flow_edited}
 PASSES_IT_ON = {f"INV_{method}" for method in METHODS} | {"INV_Save"}
 SAYS_THAT_IT_IS_LEFT_OUT = {"INV_Interpolate", "INV_Seeds"}
 MAKES_NO_LATENT = {"INV_NoiseFromLatent", "INV_Report"}
+LEAVES_IT_TO_THE_SAMPLER = {"INV_EditGuider"}
 
 
 def test_every_node_that_takes_a_latent_is_known(pack) -> None:
     nodes = asyncio.run(pack.nodes.InversionExtension().get_node_list())
     schemas = [node.define_schema() for node in nodes]
     taking = {s.node_id for s in schemas if any(isinstance(i, io.Latent.Input) for i in s.inputs)}
-    assert taking == {*WRITES_PICTURES, *PASSES_IT_ON, *SAYS_THAT_IT_IS_LEFT_OUT, *MAKES_NO_LATENT}
+    assert taking == {
+        *WRITES_PICTURES,
+        *PASSES_IT_ON,
+        *SAYS_THAT_IT_IS_LEFT_OUT,
+        *MAKES_NO_LATENT,
+        *LEAVES_IT_TO_THE_SAMPLER,
+    }
 
 
 @pytest.mark.parametrize("node", WRITES_PICTURES)
@@ -137,6 +144,7 @@ def numbers() -> Iterator[tuple[str, str]]:
     yield from (("INV_FixedPoint", name) for name in (*schedule, "iterations", "tolerance", "anderson", "seed"))
     shares = ["preserve", "anchor", "anchor_end", "background", "threshold", "structure", "structure_layers"]
     yield from (("INV_EditFromLatent", name) for name in ("cfg", *shares, "dilation", "feather"))
+    yield from (("INV_EditGuider", name) for name in ("cfg", "preserve"))
     yield from (("INV_FlowEdit", name) for name in (*schedule, "source_cfg", "seed"))
     yield from (("INV_Seeds", name) for name in ("count", "spread", "fresh", "seed"))
     yield from (("INV_Interpolate", name) for name in ("frames",))
@@ -220,3 +228,18 @@ def test_a_picture_smaller_than_a_patch(pack, height: int, width: int) -> None:
     vae = pack.nodes.demo.load("flow")[2]
     with torch.inference_mode(), pytest.raises(ValueError, match="4 x 4 pixels or more"):
         VAEEncode().encode(vae, torch.rand(1, height, width, 3))
+
+
+@pytest.mark.parametrize(("family", "side"), [("SD3", 8), ("Flux.2", 16), ("LTX-Video", 32), ("HunyuanImage 2.1", 32)])
+def test_the_mask_has_the_size_of_the_picture(pack, family: str, side: int) -> None:
+    """Also where the host's latent formats do not say how large that is."""
+    model = FAMILIES[family].bench(pack).model
+    assert pack.nodes.host.masks.picture_mask(model, torch.ones(1, 1, 3, 2)).shape == (1, 3 * side, 2 * side)
+
+
+def test_prompts_that_the_host_cannot_compute_with(bench: Bench) -> None:
+    ranged = ConditioningSetTimestepRange().set_range(bench.positive, 0.0, math.nan)[0]
+    beyond = ConditioningSetArea().append(bench.positive, 64, 64, 512, 0, 1.0)[0]
+    for positive, message in ((ranged, "positive conditioning is not a number"), (beyond, "begins beyond the picture")):
+        with pytest.raises(bench.pack.inversion.InversionError, match=message):
+            bench.invert(steps=2, positive=positive)
