@@ -15,7 +15,6 @@ import json
 import math
 import random
 import struct
-import sys
 import tempfile
 import time
 from collections import Counter
