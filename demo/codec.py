@@ -38,6 +38,11 @@ class PatchCodec(nn.Module):
         return nn.functional.pixel_unshuffle(pictures, PATCH).movedim(1, -1).flatten(0, -2)
 
     def encode(self, pictures: Tensor) -> Tensor:
+        if min(pictures.shape[-2:]) < PATCH:
+            raise ValueError(
+                f"The demo model takes pictures of {PATCH} x {PATCH} pixels or more (it was trained on 64 x 64), and "
+                "this one is smaller. Scale it up."
+            )
         patches = nn.functional.pixel_unshuffle(pictures, PATCH)
         centred = patches - self.mean.to(patches)[:, None, None]
         return torch.einsum("cp,bphw->bchw", self.basis.to(patches), centred)

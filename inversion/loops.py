@@ -73,7 +73,7 @@ def invert(
         drift=drift.cpu().clamp(max=torch.finfo(x.dtype).max),
         tolerance=method.tolerance,
         notes=tuple(method.notes(grid.steps)),
-        noise=None if fixed is None else fixed.to(trajectory),
+        noise=None if fixed is None else fixed.to(trajectory),  # the given tensor itself, where it fits
         partner=None if partner is None else partner.to(trajectory),
     )
 
@@ -162,7 +162,7 @@ def _noise(noise: Sequence[Tensor] | Tensor | None, grid: Grid, x: Tensor) -> Te
             f"The noise of {grid.steps} ancestral steps is {grid.steps} tensors of shape {tuple(x.shape)}, got "
             f"{len(shapes)} of {', '.join(map(str, sorted(set(shapes))))}."
         )
-    return torch.stack(list(noise))
+    return noise if isinstance(noise, Tensor) else torch.stack(list(noise))
 
 
 def _state(x: Tensor, what: str) -> Tensor:

@@ -14,7 +14,7 @@ from .errors import InversionError
 from .files import read_record, write_record
 from .levels import Grid, Kind, Level
 from .metrics import relative_difference
-from .verdict import of_risk
+from .verdict import UNSTEADY, of_risk
 
 FORMAT = 3
 READ = (2, FORMAT)  # format 2 has one residual for a step, the worst of the batch
@@ -128,6 +128,8 @@ class Inversion:
     @property
     def verdict(self) -> str:
         """How well it went, in one sentence."""
+        if any(note.startswith(UNSTEADY) for note in self.notes):
+            return f"{UNSTEADY}: nothing comes back exactly."
         return of_risk(float(self.risk.max()))
 
     def report(self) -> str:

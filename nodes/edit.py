@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ..inversion import Callback, Departure, Grid, Inversion, InversionError, Keep, sample
 from ..inversion.loops import sample_departure
+from ..inversion.verdict import UNSTEADY
 from . import host
 from .host import record
 from .host.attention import SharedAttention, Structure
 from .host.masks import mask_for, picture_mask
 from .host.sampler import AS_INVERTED, play, play_plain, sampler_names, sampler_object
-from .schema import CATEGORY, advanced, cfg_input, report_text, schema
+from .schema import CATEGORY, advanced, cfg_input, report_text, schema, within_bounds
 
 Control = Literal["preserve", "advanced"]
 
@@ -178,6 +179,7 @@ class EditFromLatent(io.ComfyNode):
         )
 
     @classmethod
+    @within_bounds
     def execute(
         cls,
         model: Any,
@@ -240,6 +242,7 @@ class EditFromLatent(io.ComfyNode):
                 f"{structure:g}."
             )
             lines += told.remarks + mask_remarks(model, allowed)
+            lines += [note for note in edit.source.notes if note.startswith(UNSTEADY)]
             if edit.keep.background:
                 lines.append(f"The automatic mask lets {float(changed.mean()):.0%} of the picture change.")
         out = {key: value for key, value in latent.items() if key != record.KEY} | {"samples": edited}

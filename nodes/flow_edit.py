@@ -9,7 +9,7 @@ from torch import Tensor
 from ..inversion import Callback, Grid, flow_edit
 from . import host
 from .host.masks import mask_for
-from .schema import CATEGORY, cfg_input, report_text, schedule_inputs, schema, seed_input
+from .schema import CATEGORY, cfg_input, report_text, schedule_inputs, schema, seed_input, within_bounds
 
 
 class FlowEdit(io.ComfyNode):
@@ -50,6 +50,7 @@ class FlowEdit(io.ComfyNode):
         )
 
     @classmethod
+    @within_bounds
     def execute(
         cls,
         model: Any,

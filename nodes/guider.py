@@ -14,7 +14,7 @@ from .host import record
 from .host.attention import Structure
 from .host.guider import Guider, WalkSampler
 from .host.masks import mask_for
-from .schema import SAMPLING, cfg_input, schema
+from .schema import SAMPLING, cfg_input, schema, within_bounds
 
 
 class EditGuider(Guider):
@@ -107,6 +107,7 @@ class EditGuiderNode(io.ComfyNode):
         )
 
     @classmethod
+    @within_bounds
     def execute(
         cls,
         model: Any,
@@ -125,4 +126,4 @@ class EditGuiderNode(io.ComfyNode):
         clean = {key: value for key, value in latent.items() if key != record.KEY}
         clean |= {"samples": host.to_samples(model, inversion.trajectory[0])}
         noise = host.InvertedNoise(model, inversion.latent, inversion.grid.levels[0].sigma)
-        return io.NodeOutput(guider, clean, noise, inversion.grid.sigmas)
+        return io.NodeOutput(guider, clean, noise, host.lasting_sigmas(inversion.grid))

@@ -13,7 +13,7 @@ from ..inversion.paths import PATHS, Path
 from . import host
 from .host import record
 from .prompts import faded, shared
-from .schema import CATEGORY, report_text, schema
+from .schema import CATEGORY, report_text, schema, within_bounds
 
 Prompts = Literal["embeddings", "predictions"]
 
@@ -84,6 +84,7 @@ class Interpolate(io.ComfyNode):
         )
 
     @classmethod
+    @within_bounds
     def execute(
         cls,
         model: Any,

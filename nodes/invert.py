@@ -1,5 +1,6 @@
 """Invert Image and its SAMPLER, for every method of the table: a picture's latent to the noise that regenerates it."""
 
+import dataclasses
 import logging
 import time
 from contextlib import nullcontext
@@ -15,9 +16,20 @@ from ..inversion.metrics import psnr_each
 from ..inversion.verdict import of_round_trip
 from . import host
 from .host import record
+from .host.draws import findings
 from .host.guider import WalkSampler
 from .methods import ALIASES, METHODS, Ready, Row
-from .schema import CATEGORY, SAMPLING, advanced, cfg_input, report_text, schedule_inputs, schema, seed_input
+from .schema import (
+    CATEGORY,
+    SAMPLING,
+    advanced,
+    cfg_input,
+    report_text,
+    schedule_inputs,
+    schema,
+    seed_input,
+    within_bounds,
+)
 
 OUTPUTS = [
     io.Latent.Output(
@@ -69,7 +81,8 @@ class Plan:
             record.check_memory(start, grid)
             noise = host.fixed_noise(denoiser, start, grid)
             found = invert(model, start, grid, method, callback=callback, noise=noise, store=torch.device("cpu"))
-        return found, remark
+        more = findings(denoiser, grid, found.points[-1].to(x), found.slopes[-1].to(x))
+        return dataclasses.replace(found, notes=(*found.notes, *more)), remark
 
 
 class InvertNode(io.ComfyNode):
@@ -119,6 +132,7 @@ class InvertNode(io.ComfyNode):
         )
 
     @classmethod
+    @within_bounds
     def execute(
         cls,
         model: Any,
@@ -194,6 +208,7 @@ class InvertingSampler(io.ComfyNode):
         )
 
     @classmethod
+    @within_bounds
     def execute(cls, **settings: Any) -> io.NodeOutput:
         plan = Plan.of(cls.ROW, settings)
 

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from . import host
-from .schema import SAMPLING, schema, seed_input
+from .schema import SAMPLING, schema, seed_input, within_bounds
 
 
 class NoiseFromLatent(io.ComfyNode):
@@ -33,6 +33,7 @@ class NoiseFromLatent(io.ComfyNode):
         )
 
     @classmethod
+    @within_bounds
     def execute(cls, model: Any, latent: dict, sigmas: Tensor, seed: int) -> io.NodeOutput:
         state = host.to_state(model, host.samples_for(model, latent))
         return io.NodeOutput(host.InvertedNoise(model, state, host.grid_of(model, sigmas).levels[0].sigma, seed))

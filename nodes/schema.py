@@ -1,6 +1,9 @@
 """Node schemas that load on older hosts too: what a host does not know is left out."""
 
 import dataclasses
+import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import comfy.samplers
@@ -22,6 +25,31 @@ def advanced(widget: io.Input) -> io.Input:
     """Mark an input as advanced: newer frontends fold it away, older ones ignore the mark."""
     widget.extra_dict = {**(widget.extra_dict or {}), "advanced": True}
     return widget
+
+
+def within_bounds(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
+    """A node's `execute` that refuses numbers outside its widgets' bounds.
+
+    The host's own check lets NaN through, and looks at nothing that comes by wire.
+
+    Raises:
+        InversionError: names the widget.
+    """
+
+    @functools.wraps(execute)
+    def checked(cls: Any, *args: Any, **inputs: Any) -> io.NodeOutput:
+        for widget in cls.define_schema().inputs:
+            value = inputs.get(widget.id)
+            if isinstance(widget, io.Int.Input | io.Float.Input) and value is not None:
+                whole = isinstance(widget, io.Float.Input) or (math.isfinite(value) and int(value) == value)
+                if not (whole and widget.min <= value <= widget.max):
+                    kind = "numbers" if isinstance(widget, io.Float.Input) else "whole numbers"
+                    raise InversionError(
+                        f"{widget.id} takes {kind} from {widget.min:g} to {widget.max:g}, got {value}."
+                    )
+        return execute(cls, *args, **inputs)
+
+    return checked
 
 
 def seed_input(tooltip: str) -> io.Input:

@@ -10,7 +10,7 @@ from ..inversion import InversionError, seeds
 from ..inversion.noise import likeness, noise_scale
 from . import host
 from .host import record
-from .schema import CATEGORY, report_text, schema, seed_input
+from .schema import CATEGORY, report_text, schema, seed_input, within_bounds
 
 SHOWN = [("norm", "Norm", 1), ("mean", "Mean", 0), ("neighbours", "Correlation of neighbours", 0)]
 
@@ -79,6 +79,7 @@ class Seeds(io.ComfyNode):
         )
 
     @classmethod
+    @within_bounds
     def execute(
         cls,
         model: Any,

@@ -39,6 +39,10 @@ class SharedAttention:
     The host may put the two conditionings of guidance into one call or two, in either order: within each, the first
     half of the items is the source.
 
+    Where text and picture attend to each other as one (Flux, SD3), the text's queries and keys stay the edit's. They
+    are the tokens at either end that source and edit have in common when they are first asked about: both are shown the
+    edit's prompt, and the states of their pictures differ.
+
     Arguments:
         denoiser: the host's.
         source: the inversion; its states are the source's at every level.
@@ -50,6 +54,8 @@ class SharedAttention:
         count = round(structure.steps * source.grid.steps)
         self.points = dict(zip(source.grid.levels[:count], source.points.flip(0), strict=False))
         self.seen = self.total = self.evaluations = 0
+        self.joint = True  # whether text and picture attend to each other as one, and no prompt is looked up apart
+        self.text: dict[int, tuple[int, int]] = {}  # of attention over so many tokens: how many first and last are text
 
     def __call__(self, x: Tensor, level: Level) -> Tensor:
         if level not in self.points:
@@ -57,6 +63,7 @@ class SharedAttention:
         options = self.denoiser.options["model_options"].setdefault("transformer_options", {})
         before = options.get(OVERRIDE)
         self.seen, self.evaluations = 0, self.evaluations + 1
+        self.text.clear()
         options[OVERRIDE] = self._attention(before)
         try:
             both = self.denoiser(torch.cat([self.points[level].to(x), x]), level)
@@ -75,11 +82,14 @@ class SharedAttention:
 
     def _attention(self, before: Callable | None) -> Callable:
         def shared(attention: Callable, q: Tensor, k: Tensor, v: Tensor, *rest: Any, **named: Any) -> Tensor:
+            self.joint &= q.shape == k.shape
             if q.shape == k.shape:
                 self.seen += 1
+                prompts, tokens = len(named["transformer_options"]["cond_or_uncond"]), q.shape[-2]
+                if tokens not in self.text:
+                    self.text[tokens] = _in_common(q, prompts) if self.joint else (0, 0)
                 if self.seen > self.total * (1 - self.layers):
-                    prompts = len(named["transformer_options"]["cond_or_uncond"])
-                    q, k = (_of_source(part, prompts) for part in (q, k))
+                    q, k = (_of_source(part, prompts, *self.text[tokens]) for part in (q, k))
             if before is not None:
                 return before(attention, q, k, v, *rest, **named)
             return attention(q, k, v, *rest, **named)
@@ -87,7 +97,19 @@ class SharedAttention:
         return shared
 
 
-def _of_source(part: Tensor, prompts: int) -> Tensor:
-    """For each prompt's items, (source, edit), both made the source's: (prompts * 2 B, ...)."""
+def _of_source(part: Tensor, prompts: int, first: int = 0, last: int = 0) -> Tensor:
+    """For each prompt's items, (source, edit), both made the source's but for so many tokens: (prompts * 2 B, ...)."""
     items = part.unflatten(0, (prompts, 2, -1))
-    return items[:, :1].expand_as(items).flatten(0, 2)
+    end = items.shape[-2] - last
+    made = items[:, :1].expand_as(items)
+    return torch.cat([items[..., :first, :], made[..., first:end, :], items[..., end:, :]], -2).flatten(0, 2)
+
+
+def _in_common(part: Tensor, prompts: int) -> tuple[int, int]:
+    """How many tokens at the beginning or (the other is 0) at the end source and edit have in common; 0 if all."""
+    items = part.unflatten(0, (prompts, 2, -1))
+    same = (items[:, 0] == items[:, 1]).movedim(-2, 0).flatten(1).all(1).long()
+    first, last = (int(run.cumprod(0).sum()) for run in (same, same.flip(0)))
+    if first == len(same):
+        return 0, 0
+    return (first, 0) if first >= last else (0, last)

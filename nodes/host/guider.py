@@ -7,7 +7,7 @@ interrupts are the host's.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import comfy.model_management
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from ...inversion import Callback, Grid, InversionError, Level
+from .draws import Draws
 from .hooks import HookSchedules
-from .latents import kind
+from .latents import check_fits, kind
 
 G = TypeVar("G", bound="Guider")
 
@@ -93,17 +94,20 @@ class HostDenoiser:
         guider: what the host gives a sampler; its model is loaded and its conditioning prepared.
         options: what the host wants passed on with each call: this run's own copy of the model options, and the seed.
         hooks: this run's scheduled hooks.
+        draws: the random numbers that the model draws by itself.
     """
 
     guider: Any
     options: dict[str, Any]
     hooks: HookSchedules
+    draws: Draws = field(default_factory=Draws)
 
     def __call__(self, x: Tensor, level: Level) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         self.hooks.prepare(level.sigma, self.options["model_options"])
         x = x.contiguous()  # as the record holds it, so that the model computes with the same kernels both ways
-        return self.guider(x, x.new_full((x.shape[0],), level.sigma), **self.options)
+        with self.draws.fixed(level.sigma, x.device):
+            return self.guider(x, x.new_full((x.shape[0],), level.sigma), **self.options)
 
     def of_source(self, x: Tensor, level: Level) -> Tensor:
         """The same with the source's prompt, for a `Guider` that has it."""
@@ -147,6 +151,8 @@ class WalkSampler(comfy.samplers.KSAMPLER):
         disable_pbar: bool = False,
     ) -> Tensor:
         check_run(model_wrap, sigmas, extra_args["model_options"])
+        if latent_image is not None:
+            check_fits(latent_image, model_wrap.model_patcher.get_model_object("latent_format"))
         grid = self.grid
         if grid is None:
             family = kind(model_wrap.inner_model.model_sampling)
@@ -214,6 +220,30 @@ def asks_one_prompt(guider: Any, model_options: dict) -> bool:
     return math.isclose(guider.cfg, 1.0) and ("source" not in conditioning or math.isclose(guider.source_cfg, 1.0))
 
 
+def check_prompts(guider: Any, samples: Tensor) -> None:
+    """See that the prompts' ranges and areas are some that the host can compute with.
+
+    Raises:
+        InversionError: a timestep range is not a number, or an area begins beyond the picture.
+    """
+    for name, conds in guider.original_conds.items():
+        for cond in conds:
+            limits = [cond.get(key) for key in ("start_percent", "end_percent", "strength")]
+            if any(limit is not None and not math.isfinite(limit) for limit in limits):
+                raise InversionError(
+                    f"A range or strength of the {name} conditioning is not a number. Check the node that set it."
+                )
+            area = cond.get("area")
+            if area is None or area[0] == "percentage":
+                continue
+            starts, sides = area[len(area) // 2 :], samples.shape[-(len(area) // 2) :]
+            if any(start >= side for start, side in zip(starts, sides, strict=True)):
+                raise InversionError(
+                    f"An area of the {name} conditioning begins beyond the picture (at {tuple(starts)} of a latent of "
+                    f"{tuple(sides)}, rows first). Move it with Conditioning Set Area, or take a larger picture."
+                )
+
+
 def run(
     guider: Any,
     samples: Tensor,
@@ -235,6 +265,7 @@ def run(
     Returns:
         (samples in the same (VAE) space, what the walk told beside its state).
     """
+    check_prompts(guider, samples)
     samples = samples.float()  # older hosts would start in the half precision that a LATENT may come in
     callback = latent_preview.prepare_callback(guider.model_patcher, calls) if preview else _bar(calls)
     quiet = not comfy.utils.PROGRESS_BAR_ENABLED

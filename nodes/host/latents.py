@@ -56,10 +56,20 @@ def samples_for(model: Any, latent: dict) -> Tensor:
     if getattr(samples, "is_nested", False):
         raise InversionError("This LATENT holds several latents (video with sound). Separate them and use the video's.")
     wanted = model.get_model_object("latent_format")
-    dimensions = 2 + wanted.latent_dimensions
-    came = f"got {samples.shape[1]} channels, shape {tuple(samples.shape)}"
-    if samples.ndim == 4 and dimensions == 5:
+    if samples.ndim == 4 and wanted.latent_dimensions == 3:
         samples = samples.unsqueeze(2)  # one frame, as the host does for still images in video latents
+    check_fits(samples, wanted)
+    return samples
+
+
+def check_fits(samples: Tensor, wanted: Any) -> None:
+    """See that samples, or a state, are of the model's latent format `wanted`.
+
+    Raises:
+        InversionError: they are of another medium or model, or empty.
+    """
+    dimensions = 2 + wanted.latent_dimensions
+    came = f"got shape {tuple(samples.shape)}"
     if samples.ndim != dimensions:
         raise InversionError(
             f"This is {MEDIUM.get(samples.ndim, 'another')} latent in {MEDIUM.get(dimensions, 'another')} model: "
@@ -67,11 +77,11 @@ def samples_for(model: Any, latent: dict) -> Tensor:
         )
     if samples.shape[1] != wanted.latent_channels:
         raise InversionError(
-            f"The model takes latents of {wanted.latent_channels} channels, {came}. "
+            f"The model takes latents of {wanted.latent_channels} channels, got {samples.shape[1]}, shape "
+            f"{tuple(samples.shape)}. "
             "Encode the picture with the VAE that belongs to this model."
         )
     if not samples.any():
         raise InversionError(
             "The latent is empty (all zeros). Connect a picture's latent, from VAE Encode, not an Empty Latent Image."
         )
-    return samples

@@ -8,6 +8,18 @@ from torch import Tensor
 
 from ...inversion import InversionError
 
+# How many pixels a side of a latent's cell has, where it is not 8, for hosts whose latent formats do not say.
+OLDER_RATIOS = {
+    "ChromaRadiance": 1,
+    "SC_B": 4,
+    "Flux2": 16,
+    "HunyuanVideo15": 16,
+    "Wan22": 16,
+    "HunyuanImage21": 32,
+    "LTXV": 32,
+    "SC_Prior": 42,
+}
+
 
 def mask_for(latent: dict, samples: Tensor, mask: Tensor | None = None, feather: int = 0) -> Tensor | None:
     """Where the edit may change things, (B or 1, 1, [F or 1,] H, W) at the size of the samples; None if none is given.
@@ -79,6 +91,7 @@ def _frames(mask: Tensor, samples: Tensor) -> Tensor:
 
 def picture_mask(model: Any, mask: Tensor) -> Tensor:
     """A latent mask as the host's MASK, (B, H, W): pictures are larger than their latents."""
-    ratio = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
+    latent_format = model.get_model_object("latent_format")
+    ratio = getattr(latent_format, "spacial_downscale_ratio", OLDER_RATIOS.get(type(latent_format).__name__, 8))
     flat = mask.float().cpu().reshape(-1, 1, *mask.shape[-2:] if mask.ndim > 3 else (1, mask.shape[-1]))
     return torch.nn.functional.interpolate(flat, scale_factor=float(ratio), mode="nearest")[:, 0]

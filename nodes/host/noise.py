@@ -17,9 +17,19 @@ def fixed_noise(denoiser: HostDenoiser, x: Tensor, grid: Grid) -> Tensor | None:
     """What the host's `euler_ancestral` adds at each step with this run's seed, (N, B, C, ...); None on other grids."""
     if not grid.ancestral:
         return None
-    draw = comfy.k_diffusion.sampling.default_noise_sampler(x, seed=denoiser.options["seed"])
+    seed = denoiser.options["seed"]
+    try:
+        draw = comfy.k_diffusion.sampling.default_noise_sampler(x, seed=seed)
+    except (RuntimeError, ValueError, OverflowError) as error:
+        raise InversionError(
+            f"The host's euler_ancestral cannot take the seed {seed}: it counts one up, and that is too large. Take a "
+            "lower one."
+        ) from error
     scale = getattr(denoiser.guider.inner_model.model_sampling, "noise_scale", 1.0)  # newer hosts' flow models
-    return torch.stack([draw(upper.sigma, lower.sigma) * scale for upper, lower in pairwise(grid.levels)])
+    noise = torch.empty(grid.steps, *x.shape, dtype=x.dtype)
+    for step, (upper, lower) in zip(noise, pairwise(grid.levels), strict=True):
+        step.copy_(draw(upper.sigma, lower.sigma) * scale)  # where the model is, each only for as long as it is copied
+    return noise
 
 
 class InvertedNoise:

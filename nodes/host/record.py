@@ -19,6 +19,7 @@ from ...inversion import Grid, Inversion, InversionError
 from ...inversion import fields as checked
 from ...inversion.metrics import relative_difference
 from ...inversion.record import in_words, no_room, record_bytes
+from . import batch
 from .latents import model_kind, samples_for, to_state
 
 KEY = "inversion"
@@ -70,6 +71,20 @@ class Record:
             checked.number("cfg", plain.get("cfg"), 0, HIGHEST_CFG),
             fingerprint,
         )
+
+    def following(self, samples: Any) -> "Record":
+        """The record of samples that are items of this one's, as nodes that repeat, cut and join batches leave them.
+
+        The record itself where it is of these samples, or of others altogether.
+        """
+        known, latent = self.fingerprint, self.inversion.latent
+        if known is None or not isinstance(samples, Tensor) or len(samples) == 0 or samples[0].shape != latent[0].shape:
+            return self
+        found = batch.places(known, fingerprint_of(samples), SAME_SAMPLES)
+        if found is None or found == list(range(len(known))):
+            return self
+        inversion = batch.chosen(self.inversion, found)
+        return dataclasses.replace(self, inversion=inversion, fingerprint=known[found])
 
     def on(self, latent: dict, samples: Tensor) -> dict:
         """The LATENT with these samples, which are the inverted ones, and with this record."""
@@ -164,6 +179,7 @@ def require(latent: dict, otherwise: str) -> Record:
     record = Record.parse(latent)
     if record is None:
         raise InversionError(f"This LATENT carries no inversion record. {otherwise}")
+    record = record.following(latent.get("samples"))
     samples, expected = latent.get("samples"), record.inversion.latent
     if not isinstance(samples, Tensor) or samples.shape != expected.shape:
         came = tuple(samples.shape) if isinstance(samples, Tensor) else type(samples).__name__
@@ -203,6 +219,7 @@ def read(model: Any, latent: dict, samples: Tensor) -> tuple[Record | None, list
     record = Record.parse(latent)
     if record is None:
         return None, ["The LATENT carries no inversion record, so this is plain sampling from it."]
+    record = record.following(latent["samples"])
     unfit, remarks = _judged(record, model, samples)
     return (None, [unfit]) if unfit else (record, remarks)
 

@@ -303,3 +303,27 @@ def test_flow_edit(bench: Bench) -> None:
 def test_flow_edit_says_what_is_missing(flow: Bench) -> None:
     with pytest.raises(flow.pack.inversion.InversionError, match="`negative` is not connected"):
         flow_edit(flow, negative=None)
+
+
+@pytest.mark.parametrize(("family", "tokens"), [("Flux dev", slice(0, 7)), ("HiDream", None), ("HunyuanVideo", None)])
+def test_the_texts_own_tokens_stay_the_edits(pack, family: str, tokens: slice | None) -> None:
+    """Of joint attention: what is shared is where the picture's tokens look, not what the prompt's are."""
+    bench = FAMILIES[family].bench(pack)
+    latent, _, _, _ = bench.invert(steps=3)
+    seen = []
+
+    def look(attention: Any, q: Tensor, k: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if q.shape == k.shape:
+            source, edit = q.chunk(2)
+            seen.append((source != edit).movedim(-2, 0).flatten(1).any(1))  # by token
+        return attention(q, k, *args, **kwargs)
+
+    model = bench.model.clone()
+    model.model_options["transformer_options"]["optimized_attention_override"] = look
+    bench.edit(model=model, latent=latent, positive=bench.other, **advanced(structure=1.0))
+    differing = torch.stack([tokens for tokens in seen if len(tokens) == len(seen[-1])]).any(0)
+    text = differing.nonzero().flatten()
+    assert 0 < len(text) < len(differing), "some tokens are the edit's own, and some are shared"
+    assert torch.equal(text, torch.arange(int(text[0]), int(text[-1]) + 1)), "all at one end"
+    if tokens is not None:
+        assert text.tolist() == list(range(tokens.start, tokens.stop))

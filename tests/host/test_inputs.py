@@ -1,14 +1,20 @@
 """Latents, masks and numbers of every kind into every node: computed with, or refused in plain words."""
 
 import asyncio
+import math
+from collections.abc import Iterator
 from typing import Any
 
+import comfy.samplers
 import pytest
 import torch
 from comfy_api.latest import io
+from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustomAdvanced
 from families import FAMILIES
 from graphs import METHODS, Bench, defaults, demo, relative
 from torch import Tensor
+
+from nodes import ConditioningSetArea, ConditioningSetTimestepRange, VAEEncode
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +61,20 @@ WRITES_PICTURES = {"INV_EditFromLatent": edited, "INV_FlowEdit": flow_edited}
 PASSES_IT_ON = {f"INV_{method}" for method in METHODS} | {"INV_Save"}
 SAYS_THAT_IT_IS_LEFT_OUT = {"INV_Interpolate", "INV_Seeds"}
 MAKES_NO_LATENT = {"INV_NoiseFromLatent", "INV_Report"}
+LEAVES_IT_TO_THE_SAMPLER = {"INV_EditGuider"}
 
 
 def test_every_node_that_takes_a_latent_is_known(pack) -> None:
     nodes = asyncio.run(pack.nodes.InversionExtension().get_node_list())
     schemas = [node.define_schema() for node in nodes]
     taking = {s.node_id for s in schemas if any(isinstance(i, io.Latent.Input) for i in s.inputs)}
-    assert taking == {*WRITES_PICTURES, *PASSES_IT_ON, *SAYS_THAT_IT_IS_LEFT_OUT, *MAKES_NO_LATENT}
+    assert taking == {
+        *WRITES_PICTURES,
+        *PASSES_IT_ON,
+        *SAYS_THAT_IT_IS_LEFT_OUT,
+        *MAKES_NO_LATENT,
+        *LEAVES_IT_TO_THE_SAMPLER,
+    }
 
 
 @pytest.mark.parametrize("node", WRITES_PICTURES)
@@ -118,3 +131,115 @@ def test_masks_that_fit_no_frames_or_no_picture_are_refused(video: Bench, pack) 
     up = sound.invert(steps=2)[0]
     with pytest.raises(pack.inversion.InversionError, match=r"latent of sound.*Remove the mask"):
         sound.edit(latent=up, mask=torch.ones(1, 64, 64))
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def numbers() -> Iterator[tuple[str, str]]:
+    """(node, widget) of every number in the pack, by hand, because the pack is not loaded when tests are collected."""
+    schedule = ["steps", "cfg", "denoise"]
+    yield from (("INV_EasyInv", name) for name in (*schedule, "eta", "start", "length"))
+    yield from (("INV_GuidedNR", name) for name in (*schedule, "iterations", "guidance", "tolerance", "seed"))
+    yield from (("INV_FixedPoint", name) for name in (*schedule, "iterations", "tolerance", "anderson", "seed"))
+    shares = ["preserve", "anchor", "anchor_end", "background", "threshold", "structure", "structure_layers"]
+    yield from (("INV_EditFromLatent", name) for name in ("cfg", *shares, "dilation", "feather"))
+    yield from (("INV_EditGuider", name) for name in ("cfg", "preserve"))
+    yield from (("INV_FlowEdit", name) for name in (*schedule, "source_cfg", "seed"))
+    yield from (("INV_Seeds", name) for name in ("count", "spread", "fresh", "seed"))
+    yield from (("INV_Interpolate", name) for name in ("frames",))
+    yield from (("INV_NoiseFromLatent", name) for name in ("seed",))
+    yield from (("INV_EasyInvSampler", name) for name in ("eta", "start", "length"))
+    yield from (("INV_GuidedNRSampler", name) for name in ("iterations", "guidance", "tolerance"))
+    yield from (("INV_FixedPointSampler", name) for name in ("iterations", "tolerance", "anderson"))
+
+
+def test_every_number_is_known(pack) -> None:
+    nodes = asyncio.run(pack.nodes.InversionExtension().get_node_list())
+    schemas = [node.define_schema() for node in nodes]
+    widgets = {(s.node_id, i.id) for s in schemas for i in s.inputs if isinstance(i, io.Int.Input | io.Float.Input)}
+    assert widgets == set(numbers())
+
+
+@pytest.mark.parametrize(("node", "widget"), list(numbers()))
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1e9, 2**64])
+def test_a_number_outside_its_bounds_is_refused_by_name(pack, node: str, widget: str, value: float) -> None:
+    """The host's own check lets NaN through, and looks at nothing that comes by wire."""
+    found = {n.define_schema().node_id: n for n in asyncio.run(pack.nodes.InversionExtension().get_node_list())}[node]
+    inputs = {i.id: None for i in found.define_schema().inputs} | defaults(found) | {widget: value}
+    with pytest.raises(pack.inversion.InversionError, match=f"^{widget} takes .*numbers from .* to .*, got"):
+        found.execute(**inputs)
+
+
+def test_the_highest_seed(bench: Bench, pack) -> None:
+    """The host's euler_ancestral counts one up."""
+    highest = 0xFFFFFFFFFFFFFFFF
+    for method in ("GuidedNR", "FixedPoint"):
+        assert bench.invert(method, steps=2, seed=highest)[0]["samples"].isfinite().all()
+        with pytest.raises(pack.inversion.InversionError, match=f"cannot take the seed {highest}"):
+            bench.invert(method, steps=2, seed=highest, sampler="euler_ancestral")
+    assert flow_edited(bench, {**bench.latent, "noise_mask": HALF}).isfinite().all()
+    up = bench.invert(steps=2)[0]
+    assert run(pack.nodes.seeds.Seeds, model=bench.model, latent=up, seed=highest)[0]["samples"].isfinite().all()
+
+
+def test_the_noise_of_an_ancestral_sampler_is_in_main_memory_once(bench: Bench) -> None:
+    up = bench.invert("FixedPoint", steps=3, sampler="euler_ancestral", seed=5)[0]
+    noise = up["inversion"]["noise"]
+    assert noise.device.type == "cpu"
+    assert noise.untyped_storage().nbytes() == noise.nbytes
+
+
+# --- latents that do not fit ------------------------------------------------------------------------------------------
+
+
+def through_sampler(bench: Bench, samples: Tensor) -> Any:
+    guider = comfy.samplers.CFGGuider(bench.model)
+    guider.set_conds(bench.positive, bench.negative)
+    with torch.inference_mode():
+        noise = RandomNoise.execute(0).args[0]
+        sigmas = bench.pack.nodes.host.scheduled_sigmas(bench.model, 2, "normal", 1.0)
+        return SamplerCustomAdvanced.execute(noise, guider, bench.sampler("EasyInv"), sigmas, {"samples": samples})
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 16, 3, 16, 16), "a video latent in an image model"),
+        ((1, 16, 64), "an audio or 1-D latent in an image model"),
+        ((1, 4, 16, 16), "takes latents of 16 channels, got 4"),
+    ],
+)
+def test_a_sampler_refuses_what_a_node_refuses(pack, shape: tuple[int, ...], message: str) -> None:
+    bench = FAMILIES["SD3"].bench(pack)
+    samples = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    for refuses in (lambda: through_sampler(bench, samples), lambda: bench.invert(latent={"samples": samples})):
+        with pytest.raises(bench.pack.inversion.InversionError, match=message):
+            refuses()
+
+
+def test_an_empty_latent_into_a_sampler_is_refused(bench: Bench) -> None:
+    with pytest.raises(bench.pack.inversion.InversionError, match="latent is empty"):
+        through_sampler(bench, torch.zeros(1, 16, 16, 16))
+
+
+@pytest.mark.parametrize(("height", "width"), [(3, 64), (64, 1), (2, 3)])
+def test_a_picture_smaller_than_a_patch(pack, height: int, width: int) -> None:
+    vae = pack.nodes.demo.load("flow")[2]
+    with torch.inference_mode(), pytest.raises(ValueError, match="4 x 4 pixels or more"):
+        VAEEncode().encode(vae, torch.rand(1, height, width, 3))
+
+
+@pytest.mark.parametrize(("family", "side"), [("SD3", 8), ("Flux.2", 16), ("LTX-Video", 32), ("HunyuanImage 2.1", 32)])
+def test_the_mask_has_the_size_of_the_picture(pack, family: str, side: int) -> None:
+    """Also where the host's latent formats do not say how large that is."""
+    model = FAMILIES[family].bench(pack).model
+    assert pack.nodes.host.masks.picture_mask(model, torch.ones(1, 1, 3, 2)).shape == (1, 3 * side, 2 * side)
+
+
+def test_prompts_that_the_host_cannot_compute_with(bench: Bench) -> None:
+    ranged = ConditioningSetTimestepRange().set_range(bench.positive, 0.0, math.nan)[0]
+    beyond = ConditioningSetArea().append(bench.positive, 64, 64, 512, 0, 1.0)[0]
+    for positive, message in ((ranged, "positive conditioning is not a number"), (beyond, "begins beyond the picture")):
+        with pytest.raises(bench.pack.inversion.InversionError, match=message):
+            bench.invert(steps=2, positive=positive)

@@ -138,10 +138,10 @@ def test_reports(flow: Bench) -> None:
 @pytest.mark.parametrize(
     ("method", "inputs", "message"),
     [
-        ("GuidedNR", {"iterations": 0}, "iterations >= 1"),
-        ("GuidedNR", {"guidance": -1.0}, "guidance >= 0"),
-        ("FixedPoint", {"iterations": 0}, "iterations >= 1"),
-        ("FixedPoint", {"anderson": -1}, "anderson >= 0"),
+        ("GuidedNR", {"iterations": 0}, "iterations takes whole numbers from 1"),
+        ("GuidedNR", {"guidance": -1.0}, "guidance takes numbers from 0"),
+        ("FixedPoint", {"iterations": 0}, "iterations takes whole numbers from 1"),
+        ("FixedPoint", {"anderson": -1}, "anderson takes whole numbers from 0"),
     ],
 )
 def test_bad_settings_are_named(flow: Bench, method: str, inputs: dict, message: str) -> None:
