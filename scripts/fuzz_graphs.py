@@ -90,7 +90,7 @@ INVERTED = [f"INV_{name}" for name in OURS]
 FITTING = {
     **dict.fromkeys(("INV_EditFromLatent", "INV_EditGuider", "INV_Save", "INV_Report", "INV_Interpolate"), INVERTED),
     **dict.fromkeys(("INV_Seeds", "RepeatLatentBatch", "LatentFromBatch", "SetLatentNoiseMask"), INVERTED),
-    **dict.fromkeys([*INVERTED, "INV_FlowEdit", "SamplerCustomAdvanced"], ["VAEEncode", "SetLatentNoiseMask"]),
+    **{name: ["VAEEncode", "SetLatentNoiseMask"] for name in (*INVERTED, "INV_FlowEdit", "SamplerCustomAdvanced")},
 }
 """Which LATENTs a node is mostly given, so that most graphs get beyond its first message."""
 

@@ -28,5 +28,6 @@ def chosen(inversion: Inversion, places: list[int]) -> Inversion:
         return None if x is None else x.index_select(axis, torch.tensor(places, device=x.device))
 
     second = ("trajectory", "points", "slopes", "residuals", "noise")
-    parts = {name: of(getattr(inversion, name), 1) for name in second} | {"partner": of(inversion.partner, 0)}
+    parts = {name: of(getattr(inversion, name), 1) for name in second}
+    parts |= {name: of(getattr(inversion, name), 0) for name in ("drift", "partner")}
     return dataclasses.replace(inversion, **parts)

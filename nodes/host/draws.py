@@ -35,19 +35,26 @@ class Draws:
     @contextmanager
     def fixed(self, sigma: float, device: torch.device) -> Iterator[None]:
         """Torch's generators as the level decides, and as they were afterwards."""
-        generators = [torch.default_generator]
-        if device.type == "cuda":
-            generators.append(torch.cuda.default_generators[device.index or 0])
-        before = [generator.get_state() for generator in generators]
         (seed,) = struct.unpack("<I", struct.pack("<f", sigma))
-        try:
-            seeded = [generator.manual_seed(seed).get_state() for generator in generators]
+        with seeded(seed, device) as generators:
+            begun = [generator.get_state() for generator in generators]
             yield
             after = [generator.get_state() for generator in generators]
-            self.seen |= not all(map(torch.equal, seeded, after))
-        finally:
-            for generator, state in zip(generators, before, strict=True):
-                generator.set_state(state)
+            self.seen |= not all(map(torch.equal, begun, after))
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[list[torch.Generator]]:
+    """Torch's own generators from `seed` on, for code that asks for no other, and as they were afterwards."""
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        generators.append(torch.cuda.default_generators[device.index or 0])
+    before = [generator.get_state() for generator in generators]
+    try:
+        yield [generator.manual_seed(seed) for generator in generators]
+    finally:
+        for generator, state in zip(generators, before, strict=True):
+            generator.set_state(state)
 
 
 def findings(denoiser: Any, grid: Grid, point: Tensor, slope: Tensor) -> list[str]:

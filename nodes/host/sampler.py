@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...inversion import Callback, Departure, Grid, InversionError
 from ...inversion.playback import WORKING, Model, Playback, Sampler
+from .draws import seeded
 from .guider import HostDenoiser
 from .latents import kind
 
@@ -114,11 +115,9 @@ def _playable(sampler: Any, denoiser: HostDenoiser, sigmas: Tensor, name: str) -
         top, end = float(sigmas[0]), float(sigmas[-1])
         # The host takes a flow's latent times 1 - sigma for its start, and its end over 1 - sigma for a latent.
         latent = start / (1 - top) if flow and top < 1 else start
-        with torch.random.fork_rng([start.device] if start.device.type == "cuda" else []):
-            torch.manual_seed(denoiser.options.get("seed") or 0)  # for samplers that draw without a seed
-            done = sampler.sample(
-                stand_in, levels, {**denoiser.options}, None, torch.zeros_like(start), latent, None, True
-            )
+        none = torch.zeros_like(start)
+        with seeded(denoiser.options.get("seed") or 0, start.device):  # for samplers that draw without a seed
+            done = sampler.sample(stand_in, levels, {**denoiser.options}, None, none, latent, None, True)
         return (done * (1 - end) if flow else done).to(start.dtype)
 
     return run

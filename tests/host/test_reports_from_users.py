@@ -87,7 +87,7 @@ def test_a_model_that_answers_differently_each_time(eps: Bench) -> None:
     assert "draws random numbers" not in steady
 
 
-# --- batch nodes after an inversion: variations of one picture, an edit of one of a batch ------------------------------
+# --- batch nodes after an inversion: variations of one picture, an edit of one of a batch -----------------------------
 
 
 def repeated(latent: dict) -> dict:
@@ -133,7 +133,7 @@ def test_a_batch_with_a_stranger_in_it_is_refused(eps: Bench) -> None:
         eps.save(joined)
 
 
-# --- model patches of the host, without a negative prompt at cfg 1 and with one at cfg 3 -------------------------------
+# --- model patches of the host, without a negative prompt at cfg 1 and with one at cfg 3 ------------------------------
 # Comfy-Org/ComfyUI issue 7196 and PR 2201: SelfAttentionGuidance fails where the host leaves the negative prompt out.
 
 PATCHES: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -190,7 +190,7 @@ def test_patches_with_and_without_a_negative_prompt(eps: Bench, name: str) -> No
     assert relative(eps.edit(model=model, latent=up, **guided)[0]["samples"], eps.latent["samples"]) <= 1e-6
     for run in (lambda: eps.invert(model=model, steps=3)[0], lambda: eps.edit(model=model, latent=up)[0]):
         if needed:
-            with pytest.raises(eps.pack.inversion.InversionError, match="negative prompt even at cfg 1.*not connected"):
+            with pytest.raises(eps.pack.inversion.InversionError, match=r"even at cfg 1.*not connected"):
                 run()
         else:
             assert run()["samples"].isfinite().all()
@@ -261,8 +261,9 @@ def test_schedules_from_every_node(eps: Bench, name: str, steps: int, denoise: f
         pytest.skip(f"{name} makes no SIGMAS of {steps} steps at denoise {denoise}")
     try:
         up = eps.invert(sigmas=sigmas)[0]
-    except eps.pack.inversion.InversionError as error:
-        assert "igmas" in str(error) or "noise level" in str(error)
+    except eps.pack.inversion.InversionError:
+        with pytest.raises(eps.pack.inversion.InversionError, match="[Ss]igmas|SIGMAS|noise level"):
+            eps.invert(sigmas=sigmas)
         return
     assert relative(eps.edit(latent=up)[0]["samples"], eps.latent["samples"]) <= 1e-6
 
