@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..inversion import Callback, Grid, Inversion
 from . import host
-from .edit import Edit, preserve_input, preserving, sampling_grid
+from .edit import preserve_input
+from .edit_run import Edit, preserving, sampling_grid
 from .host import record
 from .host.attention import Structure
 from .host.guider import Guider, WalkSampler

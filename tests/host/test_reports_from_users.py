@@ -262,7 +262,7 @@ def test_schedules_from_every_node(eps: Bench, name: str, steps: int, denoise: f
     try:
         up = eps.invert(sigmas=sigmas)[0]
     except eps.pack.inversion.InversionError:
-        with pytest.raises(eps.pack.inversion.InversionError, match="[Ss]igmas|SIGMAS|noise level"):
+        with pytest.raises(eps.pack.inversion.InversionError, match=r"[Ss]igmas|SIGMAS|noise level"):
             eps.invert(sigmas=sigmas)
         return
     assert relative(eps.edit(latent=up)[0]["samples"], eps.latent["samples"]) <= 1e-6
