@@ -90,7 +90,7 @@ class Playback:
         def model(state: Tensor, sigma: Tensor) -> Tensor:
             nonlocal k
             value = float(sigma.flatten()[0])
-            estimate = departure(own(state), Level(1 - value if kind == "flow" else 1.0, value))
+            estimate = departure(own(state), Level(max(0.0, 1 - value) if kind == "flow" else 1.0, value))
             if show is not None:
                 show(k, self.queries, state, estimate)
             k += 1

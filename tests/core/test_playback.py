@@ -155,7 +155,10 @@ def test_it_is_the_sampler_on_estimates_that_take_it_down_the_record(sampler, ki
 
     def edit(k: int, x: Tensor) -> Tensor:
         i = places[-1]
-        recorded, level = levels.denoised(source.points[i], source.slopes[i], levels.levels[5 - i]), levels.levels[5 - i]
+        recorded, level = (
+            levels.denoised(source.points[i], source.slopes[i], levels.levels[5 - i]),
+            levels.levels[5 - i],
+        )
         return estimates[k] + EDIT(x + source.points[i] - source.trajectory[i + 1], level) - recorded
 
     torch.testing.assert_close(torch.stack(visited(lambda k, _: estimates[k], start)), wanted, rtol=1e-8, atol=1e-8)
@@ -201,15 +204,6 @@ def test_the_noise_of_a_sampler_changes_nothing() -> None:
     assert all(noise is None for noise in prepared(source, heun).noise)
 
 
-@pytest.mark.parametrize("sampler", ON_LEVELS)
-def test_where_the_departure_is_masked_the_source_stays(sampler) -> None:
-    source, mask = recorded("ve", 6), torch.zeros(SHAPE[-2:], dtype=torch.float64)
-    mask[:2] = 1
-    found = edited(source, prepared(source, sampler), EDIT, keep=Keep(mask=mask))
-    assert torch.equal(found[..., 2:, :], source.trajectory[0][..., 2:, :])
-    assert not torch.isclose(found[..., :2, :], source.trajectory[0][..., :2, :]).any()
-
-
 def adaptive(levels: Grid, model: Callable, x: Tensor) -> Tensor:
     sigma = levels.levels[0].sigma
     while sigma > 0.01:
@@ -251,8 +245,9 @@ def test_samplers_that_are_not_affine_are_refused(sampler, words) -> None:
 
 def test_a_level_is_one_that_is_just_beside_it_too() -> None:
     levels = Grid.from_sigmas([1.0, 0.8, 0.5, 0.0], "flow")
-    found = [levels.nearest(Level(1 - sigma, sigma)) for sigma in (0.9999, 0.8 + 1e-7, 0.8 - 1e-7, 0.6, 0.25, 0.0)]
-    assert found == [(0, True), (1, True), (1, True), (2, False), (2, False), (2, False)]
+    asked = [(1.4, 0, True), (0.9999, 0, True), (0.8 + 1e-7, 1, True), (0.8 - 1e-7, 1, True), (0.6, 2, False)]
+    for sigma, k, on_it in [*asked, (0.25, 2, False), (0.0, 2, False)]:
+        assert levels.nearest(Level(max(0.0, 1 - sigma), sigma)) == (k, on_it)
 
 
 def test_many_steps_are_no_reason_to_refuse() -> None:
