@@ -35,16 +35,18 @@ class Playback:
 
     Arguments:
         sampler: the sampler.
+        sigmas: where it asks.
         noise: what it adds by itself, as seen at each query and at its end: (B, C, ...), None where that is nothing.
     """
 
     sampler: Sampler
+    sigmas: tuple[float, ...]
     noise: tuple[Tensor | None, ...]
 
     @property
     def queries(self) -> int:
         """How many estimates it asks for."""
-        return len(self.noise) - 1
+        return len(self.sigmas)
 
     @classmethod
     def prepare(cls, sampler: Sampler, like: Tensor, name: str, store: torch.device | None = None) -> "Playback":
@@ -72,7 +74,7 @@ class Playback:
                 f"{name} is not linear in the model's estimates, so it cannot follow an inversion. Choose another "
                 f"sampler, such as {WORKING}."
             )
-        return cls(sampler, tuple(noise))
+        return cls(sampler, tuple(sigmas), tuple(noise))
 
     def run(self, departure: Departure, e: Tensor, kind: Kind, callback: Callback | None = None) -> Tensor:
         """The departure's clean latent, from `e` (B, C, ...) at the sampler's first level.
@@ -90,7 +92,8 @@ class Playback:
         def model(state: Tensor, sigma: Tensor) -> Tensor:
             nonlocal k
             value = float(sigma.flatten()[0])
-            estimate = departure(own(state), Level(max(0.0, 1 - value) if kind == "flow" else 1.0, value))
+            ahead = k + 1 < self.queries and self.sigmas[k + 1] >= value  # it will ask here again, or go back up
+            estimate = departure(own(state), Level(max(0.0, 1 - value) if kind == "flow" else 1.0, value), ahead)
             if show is not None:
                 show(k, self.queries, state, estimate)
             k += 1

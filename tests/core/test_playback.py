@@ -204,6 +204,15 @@ def test_the_noise_of_a_sampler_changes_nothing() -> None:
     assert all(noise is None for noise in prepared(source, heun).noise)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5])
+def test_a_mask_is_safe_with_samplers_that_look_ahead_to_a_small_sigma(share) -> None:
+    levels = Grid.from_sigmas([1.0, 0.75, 0.5, 0.25, 0.001, 0.0], "flow")
+    source = invert(Mixture(), latent(), levels, EasyInv(0.5, 0.1, 0.8))
+    keep = Keep(mask=torch.tensor(share))
+    first, second = (edited(source, prepared(source, sampler), EDIT, keep=keep) for sampler in (euler, heun))
+    assert float((second - first).abs().max()) <= 0.5 * share
+
+
 def adaptive(levels: Grid, model: Callable, x: Tensor) -> Tensor:
     sigma = levels.levels[0].sigma
     while sigma > 0.01:
