@@ -82,6 +82,7 @@ class Departure:
         self.automatic = DifferenceMask(self.keep.threshold, self.keep.dilation)
         self.calls = self.source_calls = 0
         self.moved = 0  # questions between levels that were answered at the nearest
+        self._masked_last: Tensor | None = None
 
     def start(self, x: Tensor, level: Level) -> Tensor:
         """The departure of the state `x` (B, C, ...) at `level`: 0 for the inverted latent at the noisy end."""
@@ -98,8 +99,14 @@ class Departure:
         """The edit's state at `level`, given the departure there."""
         return self.source.state(level, e) + e
 
-    def __call__(self, e: Tensor, level: Level) -> Tensor:
-        """The estimate d of the departure's clean latent, equation (1). A model call; between levels perhaps two."""
+    def __call__(self, e: Tensor, level: Level, ahead: bool = False) -> Tensor:
+        """The estimate d of the departure's clean latent, equation (1). A model call; between levels perhaps two.
+
+        Arguments:
+            ahead: whether the sampler only looks ahead from its last question. What the mask leaves out is then left
+                out of `e` already. To leave it out again would be a step of its own, which a sampler that divides by
+                a small sigma makes far too large; so outside the mask the last answer stands.
+        """
         grid = self.source.grid
         k, on_it = grid.nearest(level)
         self.moved += not on_it
@@ -123,7 +130,12 @@ class Departure:
             self.automatic.add(d)
             found = 1 - self.keep.background * (1 - self.automatic.found())
         mask = self._masked(found)
-        return d if mask is None else d * mask.to(d)
+        if mask is None:
+            return d
+        if ahead and self._masked_last is not None:
+            return torch.lerp(self._masked_last, d, mask.to(d))
+        self._masked_last = d * mask.to(d)
+        return self._masked_last
 
     def mask(self) -> Tensor | None:
         """Where the edit departs, from 0 to 1, (B or 1, 1, ...): both masks together. None: everywhere."""

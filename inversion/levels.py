@@ -174,11 +174,14 @@ class Grid:
         return list(pairwise(rising))
 
     def nearest(self, level: Level) -> tuple[int, bool]:
-        """Which of the noisy levels, counted from the noisy end, is nearest, and whether it counts as this one."""
+        """Which of the noisy levels, counted from the noisy end, is nearest, and whether it counts as this one.
+
+        The first does for all above it, as where a sampler adds noise before it asks.
+        """
         wanted, times = self.time(level), [self.time(known) for known in self.levels]
         k = min(range(self.steps), key=lambda k: abs(times[k] - wanted))
         gap = min(times[j] - times[j + 1] for j in (k - 1, k) if j >= 0)
-        return k, abs(times[k] - wanted) <= SAME_LEVEL * gap
+        return k, wanted >= times[0] or abs(times[k] - wanted) <= SAME_LEVEL * gap
 
     def unit(self, level: Level) -> float:
         """What the state is divided by in the ODE's coordinates."""

@@ -24,7 +24,7 @@ Model = Callable[[Tensor, Tensor], Tensor]
 Sampler = Callable[[Model, Tensor], Tensor]
 """A sampler with its levels and its seed chosen: (model, initial state) -> end. Two runs draw the same noise."""
 
-LIMIT = 1000  # queries beyond which a sampler is not going to stop
+LIMIT = 10000  # queries beyond which a sampler is not going to stop
 TOLERANCE = 1e-3  # of linearity, in single precision
 WORKING = "euler, dpmpp_2m, res_multistep, uni_pc, heun, er_sde or lcm"
 
@@ -35,16 +35,18 @@ class Playback:
 
     Arguments:
         sampler: the sampler.
+        sigmas: where it asks.
         noise: what it adds by itself, as seen at each query and at its end: (B, C, ...), None where that is nothing.
     """
 
     sampler: Sampler
+    sigmas: tuple[float, ...]
     noise: tuple[Tensor | None, ...]
 
     @property
     def queries(self) -> int:
         """How many estimates it asks for."""
-        return len(self.noise) - 1
+        return len(self.sigmas)
 
     @classmethod
     def prepare(cls, sampler: Sampler, like: Tensor, name: str, store: torch.device | None = None) -> "Playback":
@@ -59,9 +61,20 @@ class Playback:
         Raises:
             InversionError: its queries or its noise depend on the estimates, or it is not linear in them.
         """
-        sigmas, noise = _tried(sampler, torch.zeros_like(like), None, LIMIT, store)
-        _check_linear(sampler, torch.zeros((2, 3, *[2] * (like.ndim - 2)), dtype=like.dtype), sigmas, name)
-        return cls(sampler, tuple(n if n.any() else None for n in noise))
+        try:
+            sigmas, noise = _tried(sampler, torch.zeros_like(like), None, LIMIT, store)
+            linear = _is_linear(sampler, torch.zeros((2, 3, *[2] * (like.ndim - 2)), dtype=like.dtype), sigmas)
+        except _OtherStepsError:
+            raise InversionError(
+                f"{name} chooses its steps by what the model answers, so it cannot follow an inversion. Choose a "
+                f"sampler with fixed steps, such as {WORKING}."
+            ) from None
+        if not linear:
+            raise InversionError(
+                f"{name} is not linear in the model's estimates, so it cannot follow an inversion. Choose another "
+                f"sampler, such as {WORKING}."
+            )
+        return cls(sampler, tuple(sigmas), tuple(noise))
 
     def run(self, departure: Departure, e: Tensor, kind: Kind, callback: Callback | None = None) -> Tensor:
         """The departure's clean latent, from `e` (B, C, ...) at the sampler's first level.
@@ -79,7 +92,9 @@ class Playback:
         def model(state: Tensor, sigma: Tensor) -> Tensor:
             nonlocal k
             value = float(sigma.flatten()[0])
-            estimate = departure(own(state), Level.of(value, kind))
+            ahead = k + 1 < self.queries and self.sigmas[k + 1] >= value  # it will ask here again, or go back up
+            level = Level.of(min(value, 1.0) if kind == "flow" else value, kind)  # some ask above the top
+            estimate = departure(own(state), level, ahead)
             if show is not None:
                 show(k, self.queries, state, estimate)
             k += 1
@@ -91,45 +106,52 @@ class Playback:
 
 def _tried(
     sampler: Sampler, start: Tensor, estimates: list[Tensor] | None, limit: int, store: torch.device | None = None
-) -> tuple[list[float], list[Tensor]]:
-    """Run a sampler on given estimates, or on zeros: the sigmas it asks at, and its states there and at its end."""
+) -> tuple[list[float], list[Tensor | None]]:
+    """Run a sampler on given estimates, or on zeros: the sigmas it asks at, and its states there and at its end.
+
+    None stands for a state of zeros.
+
+    Raises:
+        _OtherStepsError: it asks more often than `limit`.
+    """
     sigmas: list[float] = []
-    states: list[Tensor] = []
+    states: list[Tensor | None] = []
+
+    def keep(state: Tensor) -> None:
+        states.append(state.to(store, copy=True) if state.any() else None)
 
     def model(state: Tensor, sigma: Tensor) -> Tensor:
-        if len(states) == limit:
-            raise _TooManyError
-        states.append(state.to(store, copy=True))
+        if len(sigmas) == limit:
+            raise _OtherStepsError
+        keep(state)
         sigmas.append(float(sigma.flatten()[0]))
-        return torch.zeros_like(state) if estimates is None else estimates[len(states) - 1].to(state)
+        return torch.zeros_like(state) if estimates is None else estimates[len(sigmas) - 1].to(state)
 
-    states.append(sampler(model, start).to(store, copy=True))
+    keep(sampler(model, start))
     return sigmas, states
 
 
-class _TooManyError(Exception):
-    pass
+class _OtherStepsError(Exception):
+    """A sampler's questions are not those of its first run."""
 
 
-def _check_linear(sampler: Sampler, start: Tensor, sigmas: list[float], name: str) -> None:
-    """See that f(a + b) - f(0) = f(a) - f(0) + f(b) - f(0) for random estimates a and b, on a small tensor."""
+def _is_linear(sampler: Sampler, start: Tensor, sigmas: list[float]) -> bool:
+    """Whether f(2a - b) = 2 f(a) - f(b) for random estimates a and b, on a small tensor, as for an affine f.
+
+    Raises:
+        _OtherStepsError: it does not ask at `sigmas`.
+    """
     random = torch.Generator().manual_seed(0)
-    a, b = ([torch.randn(start.shape, generator=random).to(start) for _ in sigmas] for _ in range(2))
-    both = [x + y for x, y in zip(a, b, strict=True)]
-    try:
-        runs = [_tried(sampler, start.clone(), estimates, len(sigmas)) for estimates in (None, a, b, both)]
-    except _TooManyError:
-        runs = []
-    if not runs or any(asked != sigmas for asked, _ in runs):
-        raise InversionError(
-            f"{name} chooses its steps by what the model answers, so it cannot follow an inversion. Choose a sampler "
-            f"with fixed steps, such as {WORKING}."
-        )
+    a, b = torch.randn((2, len(sigmas), *start.shape), generator=random).to(start)
+    found = []
+    for estimates in (a, b, 2 * a - b):
+        asked, states = _tried(sampler, start.clone(), list(estimates), len(sigmas))
+        if asked != sigmas:
+            raise _OtherStepsError
+        found.append([start if state is None else state for state in states])
     size = 0.0  # of the largest state so far: what rounding is relative to
-    for none, one, other, sum_ in zip(*(states for _, states in runs), strict=True):
-        size = max(size, *(float(x.abs().max()) for x in (none, one, other, sum_)))
-        if not float((sum_ + none - one - other).abs().max()) <= TOLERANCE * size:
-            raise InversionError(
-                f"{name} is not linear in the model's estimates, so it cannot follow an inversion. Choose another "
-                f"sampler, such as {WORKING}."
-            )
+    for one, other, both in zip(*found, strict=True):
+        size = max(size, *(float(x.abs().max()) for x in (one, other, both)))
+        if not float((both - 2 * one + other).abs().max()) <= TOLERANCE * size:
+            return False
+    return True

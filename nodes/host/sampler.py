@@ -96,7 +96,7 @@ class _StandIn:
         return getattr(self._guider, name)
 
     def __call__(self, x: Tensor, timestep: Tensor, model_options: dict | None = None, seed: Any = None) -> Tensor:
-        if any((model_options or {}).get(hook) != self._options.get(hook) for hook in HOOKS):
+        if model_options and any(model_options.get(hook) != self._options.get(hook) for hook in HOOKS):
             raise InversionError(
                 f"{self._name} looks into the guidance, as CFG++ samplers do, and of that an inversion keeps nothing. "
                 f"Choose another sampler, such as {WORKING}."
