@@ -74,10 +74,10 @@ def inspect(folder: str | Path) -> Model:
 
 def load(folder: str | Path, settings: Settings, device: torch.device) -> Any:
     """The pipeline, on the device, with the settings' scheduler and precision."""
-    import diffusers  # noqa: TID251 (this folder runs pipelines; the library beside it does not)
+    import diffusers  # seconds, which only workers have to wait
 
     pipe = diffusers.DiffusionPipeline.from_pretrained(
-        str(folder), torch_dtype=getattr(torch, settings.precision), local_files_only=True
+        str(folder), dtype=getattr(torch, settings.precision), local_files_only=True
     )
     if settings.scheduler is not None:
         if settings.scheduler not in adapter.SCHEDULERS:
