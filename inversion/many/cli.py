@@ -98,7 +98,7 @@ def _main(given: argparse.Namespace) -> int:
         print("\n".join(prepare(job, workers).lines))
         return 0
     run(job, workers)
-    bad = count_bad(job.output)
+    bad = count_bad(given.output)
     return 100 + min(bad, 99) if bad else 0
 
 

@@ -193,7 +193,7 @@ def connect(address: str | None) -> None:
         InversionError: there is none at the address.
     """
     address = address or os.environ.get("RAY_ADDRESS")
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if not ray.is_initialized():
         if address in (None, "", "local"):
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a command that edits pictures calls nobody

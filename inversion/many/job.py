@@ -8,7 +8,7 @@ from .. import DDIM, EasyInv, FixedPoint, GuidedNewton, InversionError, Method
 
 Task = Literal["invert", "edit"]
 Precision = Literal["float32", "bfloat16", "float16"]
-METHODS: dict[str, type] = {method.__name__: method for method in (DDIM, EasyInv, FixedPoint, GuidedNewton)}
+METHODS: dict[str, Any] = {method.__name__: method for method in (DDIM, EasyInv, FixedPoint, GuidedNewton)}
 
 
 @dataclass(frozen=True)

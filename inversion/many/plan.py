@@ -14,9 +14,7 @@ from .inputs import Picture
 from .job import Job, Settings
 from .model import Model, latent_bytes
 
-PICTURE = pa.schema(
-    [(field.name, {int: pa.int64(), str: pa.string()}.get(field.type, pa.string())) for field in fields(Picture)]
-)
+PICTURE = pa.schema([(field.name, pa.int64() if field.type is int else pa.string()) for field in fields(Picture)])
 PLAN = pa.schema([("shard", pa.int32()), ("key", pa.string()), *PICTURE])
 
 

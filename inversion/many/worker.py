@@ -23,6 +23,7 @@ from .output import Output, record_bytes
 Row = dict[str, Any]
 BEGUN = ("name", "key", "problem", "prompt", "target", "width", "height")  # of a row, from the plan
 TRIES = 4  # of a shard, in a run; if its worker dies that often, that is taken to be the shard's fault
+CALM = "Lower guidance, or take a higher precision."
 LANCZOS = 1  # Pillow's, and what encode itself resizes by
 
 
@@ -85,7 +86,12 @@ class Worker:
             if self.output.try_again(number) > TRIES:
                 return replace(done, failure=f"It was begun {TRIES} times, and each time its worker died")
             self.output.write(number, self._counting(self.rows(self.output.pictures(number)), counted), self.settings)
-        except Exception as error:  # of the disk, the device or the code: not the pictures' fault, so no rows
+        # What comes here is not the pictures' fault, so it makes no rows.
+        except OSError as error:
+            return replace(done, failure=f"{_where()} cannot write its rows: {error}", fatal=True)
+        except Exception as error:
+            if "CUDA error" in str(error):  # no later work on this device would do any better in this process
+                os._exit(1)
             return replace(done, failure=f"{type(error).__name__}: {error}")
         seconds = time.monotonic() - started
         return replace(done, pictures=len(counted), bad=sum(counted), seconds=seconds, memory=memory())
@@ -97,15 +103,8 @@ class Worker:
 
     def rows(self, pictures: list[dict[str, Any]]) -> Iterator[Row]:
         """The rows of pictures of one size, in their order."""
-        items = [Item({name: picture[name] for name in BEGUN}) for picture in pictures]
+        items = [Item(picture, {name: picture[name] for name in BEGUN}) for picture in pictures]
         size = (pictures[0]["width"], pictures[0]["height"])
-        for item, picture in zip(items, pictures, strict=True):
-            if not item.failed:
-                try:
-                    image = decoded(self.reader.read(picture))
-                    item.image = image if image.size == size else image.resize(size, LANCZOS)
-                except NoPicture as error:
-                    item.fail(str(error))
         waiting = iter(items)
         for part in self.batches.each(("encode", *size), _good(items), self._encode):
             for solved in self.batches.each(("network", *size), _good(part), self._solve):
@@ -113,16 +112,25 @@ class Worker:
                 for _ in self.batches.each(("decode", *size), edited, self._decode):
                     pass
                 for item in waiting:  # those that failed before it too
-                    yield item.row
+                    yield item.given()
                     if item is solved[-1]:
                         break
         for item in waiting:
-            yield item.row
+            yield item.given()
 
     def _encode(self, items: "list[Item]") -> None:
-        latents = adapter.encode(self.pipe, [item.image for item in items])
-        for item, latent in zip(items, latents.split(1), strict=True):
-            item.latent, item.image = latent, None
+        images = []
+        for item in items:
+            size = (item.picture["width"], item.picture["height"])
+            try:
+                image = decoded(self.reader.read(item.picture))
+                images.append(image if image.size == size else image.resize(size, LANCZOS))
+            except NoPicture as error:
+                item.fail(str(error))
+        if images:
+            latents = adapter.encode(self.pipe, images)
+            for item, latent in zip(_good(items), latents.split(1), strict=True):
+                item.latent = latent
 
     def _solve(self, items: "list[Item]") -> None:
         """Invert, and for an edit come down again."""
@@ -138,7 +146,7 @@ class Worker:
             for item, latent in zip(items, edited.split(1), strict=True):
                 item.edited = latent
                 if not latent.isfinite().all():
-                    item.fail("The edit gave values that are not finite. Lower guidance, or take float32.")
+                    item.fail(f"The edit gave values that are not finite. {CALM}")
         residuals = torch.stack(watched.residuals).cpu()
         for i, item in enumerate(items):
             if not item.failed:
@@ -172,13 +180,13 @@ class Item:
     """A picture on its way through the stages.
 
     Arguments:
+        picture: as the plan has it.
         row: as far as it is made.
-        image: as PIL has it, until it is encoded.
         latent, edited: (1, C, H, W), the clean ones before and after the edit.
     """
 
+    picture: dict[str, Any]
     row: Row
-    image: Any = None
     latent: Any = None
     edited: Any = None
 
@@ -188,6 +196,11 @@ class Item:
 
     def fail(self, problem: str) -> None:
         self.row["problem"] = problem
+
+    def given(self) -> Row:
+        """The row, to be kept here no longer: with a record it is large."""
+        row, self.row, self.latent = self.row, {"problem": self.row["problem"]}, None
+        return row
 
 
 def _good(items: list[Item]) -> list[Item]:

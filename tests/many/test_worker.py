@@ -1,6 +1,7 @@
 """A worker's rows against a plain loop over `invert` and `sample`; without Ray."""
 
 import io
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -96,7 +97,7 @@ def test_a_batch_that_does_not_fit_is_halved_from_then_on() -> None:
         if len(items) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    items = [Item({"problem": None}) for _ in range(9)]
+    items = [Item({}, {"problem": None}) for _ in range(9)]
     parts = list(batches.each(("kind",), items, work))
     assert [item for part in parts for item in part] == items
     assert sizes == [8, 4, 2, 2, 2, 2, 1]
@@ -107,7 +108,7 @@ def test_a_batch_that_does_not_fit_is_halved_from_then_on() -> None:
 
 
 def test_what_is_refused_is_found_and_the_others_are_done() -> None:
-    items = [Item({"problem": None}) for _ in range(8)]
+    items = [Item({}, {"problem": None}) for _ in range(8)]
 
     def work(part: list[Item]) -> None:
         if items[5] in part:
@@ -119,7 +120,7 @@ def test_what_is_refused_is_found_and_the_others_are_done() -> None:
 
 
 def test_a_picture_that_does_not_even_fit_alone_fails_by_itself() -> None:
-    items = [Item({"problem": None, "large": large}) for large in (False, True)]
+    items = [Item({}, {"problem": None, "large": large}) for large in (False, True)]
 
     def work(part: list[Item]) -> None:
         if any(item.row["large"] for item in part):
@@ -135,7 +136,7 @@ def test_other_errors_are_no_pictures_fault() -> None:
 
     assert not out_of_memory(RuntimeError("CUDA error: unspecified launch failure"))
     with pytest.raises(RuntimeError, match="launch failure"):
-        list(Batches(2).each(("kind",), [Item({"problem": None})], work))
+        list(Batches(2).each(("kind",), [Item({}, {"problem": None})], work))
 
 
 def test_a_shard_that_fails_is_not_there(
@@ -151,7 +152,9 @@ def test_a_shard_that_fails_is_not_there(
 
     with monkeypatch.context() as patch:
         patch.setattr(worker, "_solve", broken)
-        assert worker.shard(0).failure == "OSError: No space left on device"
+        done = worker.shard(0)
+        assert "cannot write its rows: No space left on device" in done.failure
+        assert done.fatal
     assert 0 not in output.done()
     for _ in range(TRIES):  # by workers that died
         output.try_again(0)
@@ -160,6 +163,27 @@ def test_a_shard_that_fails_is_not_there(
     assert worker.shard(0).failure == ""
     assert files(output)["shards/00000.parquet"] == files(undisturbed)["shards/00000.parquet"]
     assert sorted(output.shards.glob(".*")) == []
+
+
+def test_a_worker_whose_device_is_lost_ends_and_another_begins(
+    undisturbed: Output, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(undisturbed.folder, tmp_path / "out")
+    worker = Worker(str(pipeline), str(tmp_path / "out"), settings(records=True), gpu=False, threads=1, batch=1)
+    errors = iter([RuntimeError("CUDA error: unspecified launch failure"), RuntimeError("of the code")])
+
+    def broken(*_: Any) -> None:
+        raise next(errors)
+
+    def ended(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(worker, "_solve", broken)
+    monkeypatch.setattr(os, "_exit", ended)
+    with pytest.raises(SystemExit):
+        worker.shard(0)
+    done = worker.shard(0)
+    assert (done.failure, done.fatal) == ("RuntimeError: of the code", False)
 
 
 def test_a_worker_that_cannot_start_says_so(pipeline: Path, tmp_path: Path) -> None:
