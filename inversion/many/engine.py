@@ -95,15 +95,18 @@ def run(prepared: Prepared, watch: Callable[[Done], None] | None = None) -> Any:
     before = sum(shard not in left for shard in table["shard"].to_pylist())
     progress = Progress(len(table), before)
     failures: list[Done] = []
-    for done in pool(prepared):
-        if done.fatal:
-            raise InversionError(done.failure)
-        if done.failure:
-            failures.append(done)
-            continue
-        progress(done)
-        if watch is not None:
-            watch(done)
+    try:
+        for done in pool(prepared):
+            if done.fatal:
+                raise InversionError(done.failure)
+            if done.failure:
+                failures.append(done)
+                continue
+            progress(done)
+            if watch is not None:
+                watch(done)
+    finally:
+        output.end()
     undone = sorted(left - output.done())
     for line in closing(*output.summary()):
         say(line)
@@ -145,8 +148,10 @@ def pool(prepared: Prepared) -> Iterable[Done]:
             prepared.workers.batch,
         ),
     )
-    for row in done.iter_rows():
-        yield Done(**row)
+    # By default a batch is held back until the next one is there.
+    for batch in done.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+        for row in batch.to_pylist():
+            yield Done(**row)
 
 
 def look(chunks: list[inputs.Chunk]) -> list[inputs.Picture]:

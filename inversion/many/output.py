@@ -3,8 +3,9 @@
     run.json                 the settings and the model that all of it was made with
     plan/00000.parquet       which picture is in which shard; a later run adds a file for pictures that are new
     shards/00000.parquet     the rows of a shard, `schema`; there once the shard is done, and never touched again
+    begun/                   what is being written; gone when a run ends
 
-Files are written under another name and renamed, so one that is there is whole.
+Files are written elsewhere in it and renamed, so one that is there is whole.
 """
 
 import json
@@ -69,6 +70,7 @@ class Output:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).absolute()
         self.shards = self.folder / "shards"
+        self.begun = self.folder / "begun"
 
     def check(self, identity: dict[str, Any]) -> None:
         """Raise an InversionError if it was made with another identity, or is something else. Writes nothing."""
@@ -99,16 +101,19 @@ class Output:
             InversionError: it cannot be written.
         """
         try:
-            for folder in (self.folder / "plan", self.shards):
+            self.end()  # that of a run that was cut off
+            for folder in (self.folder / "plan", self.shards, self.begun):
                 folder.mkdir(parents=True, exist_ok=True)
-                for left in folder.glob(".*"):  # by a run that was cut off
-                    left.unlink()
-            with whole(self.folder / "run.json") as path:
+            with self._whole(self.folder / "run.json") as path:
                 path.write_text(json.dumps(identity, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         except OSError as error:
             raise InversionError(
                 f"{self.folder} cannot be written: {error}. Give an output that can be, and that all machines see."
             ) from error
+
+    def end(self) -> None:
+        """Leave only what is whole."""
+        shutil.rmtree(self.begun, ignore_errors=True)
 
     def planned(self) -> pa.Table:
         """All rows of `PLAN`."""
@@ -118,8 +123,8 @@ class Output:
     def add(self, plan: pa.Table) -> None:
         """Plan further shards."""
         count = len(list((self.folder / "plan").glob("*.parquet")))
-        with whole(self.folder / "plan" / f"{count:05}.parquet") as path:
-            pq.write_table(plan, path)
+        with self._whole(self.folder / "plan" / f"{count:05}.parquet") as path:
+            pq.write_table(plan, path, row_group_size=4096)  # of which a worker reads one
 
     def pictures(self, shard: int) -> list[dict[str, Any]]:
         """The rows of `PLAN` of a shard."""
@@ -137,17 +142,15 @@ class Output:
 
     def try_again(self, shard: int) -> int:
         """Note that a worker begins with a shard; returns the how manieth it is in this run."""
-        for partial in self.shards.glob(f".{shard:05}.parquet.*.partial"):  # of a worker that died
-            partial.unlink(missing_ok=True)
-        (self.shards / f".{shard:05}.{uuid.uuid4().hex[:8]}.begun").touch()
-        return len(list(self.shards.glob(f".{shard:05}.*.begun")))
+        (self.begun / f"{shard:05}.{uuid.uuid4().hex}").touch()
+        return len(list(self.begun.glob(f"{shard:05}.*")))
 
     def write(self, shard: int, rows: Iterable[dict[str, Any]], settings: Settings) -> None:
         """The rows of a shard, as they come. Its file is there once all have."""
         columns = schema(settings)
         text = [field.name for field in columns if pa.types.is_string(field.type)]  # numbers do not repeat
         with (
-            whole(self.path(shard)) as path,
+            self._whole(self.path(shard)) as path,
             pq.ParquetWriter(path, columns, compression="zstd", use_dictionary=text) as writer,
         ):
             held: list[dict[str, Any]] = []
@@ -158,8 +161,8 @@ class Output:
                     held = []
             if held:
                 writer.write_table(pa.Table.from_pylist(held, columns))
-        for begun in self.shards.glob(f".{shard:05}.*.begun"):
-            begun.unlink(missing_ok=True)
+        for mark in self.begun.glob(f"{shard:05}.*"):
+            mark.unlink(missing_ok=True)
 
     def summary(self) -> tuple[Counter[str], Counter[str]]:
         """(rows by verdict, bad rows by problem), of all shards that are done."""
@@ -171,23 +174,22 @@ class Output:
             problems.update(filter(None, table["problem"].to_pylist()))
         return verdicts, problems
 
+    @contextmanager
+    def _whole(self, path: Path) -> Iterator[Path]:
+        """A place to write; what is written comes to `path` when the block ends well, and is gone when it does not."""
+        partial = self.begun / f"{uuid.uuid4().hex}.partial"
+        try:
+            yield partial
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
     def free(self) -> int:
         """Bytes on its disk."""
         there = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
         return shutil.disk_usage(there).free
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A place to write; what is written comes to `path` when the block ends well, and is gone when it does not."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def record_bytes(inversion: Inversion) -> bytes:

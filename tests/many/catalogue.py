@@ -69,6 +69,7 @@ def write_without_ray(job: Job, batch: int = 1) -> Output:
     for shard in sorted(set(output.planned()["shard"].to_pylist())):
         done = worker.shard(shard)
         assert not done.failure, done.failure
+    output.end()
     return output
 
 

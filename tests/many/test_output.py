@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from inversion.many.cli import main, method
 from inversion.many.engine import connect
 from inversion.many.inputs import Picture
 from inversion.many.model import inspect
-from inversion.many.output import Output, whole
+from inversion.many.output import Output, schema
 from inversion.many.plan import PLAN, cost, laid_out, size, with_prompts
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -147,19 +148,28 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         Output(tmp_path / "file" / "out").begin({})
 
 
-def test_files_are_there_when_they_are_whole(tmp_path: Path) -> None:
-    def half() -> None:
-        with whole(tmp_path / "a") as path:
-            path.write_text("half")
-            raise KeyError
+def test_a_shard_is_there_when_it_is_whole(tmp_path: Path) -> None:
+    output = Output(tmp_path / "out")
+    output.begin({})
+    columns = schema(settings())
+    row = dict.fromkeys(columns.names)
 
+    def cut_off() -> Iterator[dict[str, Any]]:
+        for _ in range(20):
+            yield row
+        raise KeyError
+
+    assert output.try_again(3) == 1
     with pytest.raises(KeyError):
-        half()
-    assert list(tmp_path.iterdir()) == []
-    with whole(tmp_path / "a") as path:
-        path.write_text("all")
-        assert not (tmp_path / "a").exists()
-    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+        output.write(3, cut_off(), settings())
+    assert output.done() == set()
+    assert output.try_again(3) == 2
+    output.write(3, [row] * 20, settings())
+    assert output.done() == {3}
+    assert list(output.begun.iterdir()) == []
+    assert output.try_again(3) == 1
+    output.end()
+    assert sorted(path.name for path in output.folder.iterdir()) == ["plan", "run.json", "shards"]
 
 
 def test_plans_add_up(tmp_path: Path, pipeline: Path) -> None:
@@ -226,8 +236,6 @@ def test_importing_the_library_and_this_package_loads_no_ray() -> None:
 
 
 def test_metadata_is_what_datasets_reads(pipeline: Path) -> None:
-    from inversion.many.output import schema
-
     columns = schema(settings(task="edit", records=True))
     features = json.loads(columns.metadata[b"huggingface"])["info"]["features"]
     assert list(features) == columns.names

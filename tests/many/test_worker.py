@@ -19,8 +19,8 @@ from inversion.many.output import Output
 from inversion.many.worker import TRIES, Batches, Item, Worker, out_of_memory
 
 # A latent of a batch against that of its picture alone, in float32: convolutions and products of other shapes add up in
-# another order. Found here: 4e-6 at most, after 5 steps of a network with random weights.
-NEAR = 3e-5
+# another order. Found here: 8e-7 after 5 steps of a network with random weights; other processors add otherwise.
+NEAR = 1e-5
 
 
 def loaded(folder: Path) -> Any:
@@ -144,6 +144,7 @@ def test_a_shard_that_fails_is_not_there(
 ) -> None:
     shutil.copytree(undisturbed.folder, tmp_path / "out")
     output = Output(tmp_path / "out")
+    output.begin({})
     output.path(0).unlink()
     worker = Worker(str(pipeline), str(output.folder), settings(records=True), gpu=False, threads=1, batch=1)
 
@@ -162,13 +163,13 @@ def test_a_shard_that_fails_is_not_there(
     output.begin({})
     assert worker.shard(0).failure == ""
     assert files(output)["shards/00000.parquet"] == files(undisturbed)["shards/00000.parquet"]
-    assert sorted(output.shards.glob(".*")) == []
 
 
 def test_a_worker_whose_device_is_lost_ends_and_another_begins(
     undisturbed: Output, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(undisturbed.folder, tmp_path / "out")
+    Output(tmp_path / "out").begin({})
     worker = Worker(str(pipeline), str(tmp_path / "out"), settings(records=True), gpu=False, threads=1, batch=1)
     errors = iter([RuntimeError("CUDA error: unspecified launch failure"), RuntimeError("of the code")])
 
