@@ -11,6 +11,7 @@ that is the one to compare. Then 1,000 small pictures with records, for the memo
 
 import argparse
 import datetime
+import hashlib
 import json
 import os
 import statistics
@@ -35,8 +36,11 @@ from PIL import Image
 from inversion import FixedPoint, invert
 from inversion.adapters import diffusers as adapter
 from inversion.many import Job, Settings, Workers, run
-from inversion.many.model import load
-from inversion.many.worker import Done
+from inversion.many.inputs import Picture, decoded
+from inversion.many.model import inspect, load
+from inversion.many.plan import laid_out, with_prompts
+from inversion.many.worker import Done, png
+from inversion.many.worker import memory as memory_now
 
 PROMPT = "a red heart"
 SHARD = 8
@@ -213,6 +217,38 @@ def flatness(root: Path, count: int) -> list[str]:
     return table(head, [[f"{count:,}", f"{ends[0]:.1f}", f"{ends[1]:.1f}", f"{grown:.4f}"]])
 
 
+def parts(root: Path) -> list[str]:
+    """What docs/many.md reckons with, beside the model."""
+    noise = torch.randn(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.avg_pool2d(noise, 9, 1, 4)[0] * 200 + noise[0] * 2 + 128
+    image = Image.fromarray(smooth.clamp(0, 255).byte().permute(1, 2, 0).numpy())
+    data, many, pictures = png(image), os.urandom(1 << 28), 100_000
+    model = inspect(save_pipeline(root / "any", False))
+
+    def spent(work: Callable[[], object]) -> float:
+        started = time.process_time()
+        work()
+        return time.process_time() - started
+
+    before = memory_now()
+    prompt = "a photo of a thing, told in some more words"
+    found = [
+        Picture(f"some/folder/{i:07}.png", f"/share/some/folder/{i:07}.png", 0, 0, prompt, None, f"{i:064}", 1024, 1024)
+        for i in range(pictures)
+    ]
+    made, _ = with_prompts(found, Job("", "", "", Settings("invert")), {})
+    plan = laid_out(made, model, {}, 0, 32)
+    held = memory_now() - before
+    lines = [
+        ["decode a picture of 1024 x 1024", f"{spent(lambda: decoded(data)):.3f} s"],
+        ["write it as PNG", f"{spent(lambda: png(image)):.3f} s, {len(data) / 1e6:.1f} MB"],
+        ["digest of a file", f"{(1 << 28) / 1e9 / spent(lambda: hashlib.sha256(many)):.2f} GB/s"],
+        ["a picture in the plan, in memory", f"{held / pictures / 1e3:.1f} kB"],
+        ["a picture in the plan, through Ray", f"{plan.nbytes / pictures:.0f} bytes"],
+    ]
+    return table(["", ""], lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
@@ -233,6 +269,9 @@ def main() -> None:
             "## Memory of a worker, small model, with records",
             "",
             *flatness(Path(folder), many),
+            "## Other parts, seconds of the processor",
+            "",
+            *parts(Path(folder)),
         ]
     path = REPOSITORY / ("output/quick" if asked.quick else "docs") / "many-tables.md"
     path.parent.mkdir(parents=True, exist_ok=True)

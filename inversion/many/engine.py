@@ -235,7 +235,8 @@ def _reach(address: str) -> None:
 
 def _unreachable(address: str, error: Exception) -> InversionError:
     return InversionError(
-        f"No Ray cluster answers at {address}: {error}. Start one with `ray start --head --port 6379` and give "
-        "HOST:6379, from a machine that has joined it (`ray start --address HOST:6379`); without --address the command "
-        "starts a Ray of its own."
+        f"No Ray cluster answers at {address}: {error} Start one with `ray start --head --port 6379`, run the command "
+        "on a machine that has joined it (`ray start --address HOST:6379`) and give HOST:6379. Where the cluster has a "
+        "token, have the same one in ~/.ray/auth_token here, and set RAY_AUTH_MODE=token. Without --address the "
+        "command starts a Ray of its own."
     )

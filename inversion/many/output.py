@@ -73,10 +73,12 @@ class Output:
         self.begun = self.folder / "begun"
 
     def check(self, identity: dict[str, Any]) -> None:
-        """Raise an InversionError if it was made with another identity, or is something else. Writes nothing."""
-        about = self.folder / "run.json"
+        """Raise an InversionError if it cannot be written, or was made with another identity. Writes nothing itself."""
+        about, nearest = self.folder / "run.json", self._nearest()
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise InversionError(f"{self.folder} cannot be written: {nearest} is no folder, or not yours to write in.")
         if not about.exists():
-            if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            if self.folder.exists() and any(self.folder.iterdir()):
                 raise InversionError(
                     f"{self.folder} is there, and no output of inversion.many: it has no run.json. Give an empty "
                     "folder, or one that is not there yet."
@@ -188,8 +190,11 @@ class Output:
 
     def free(self) -> int:
         """Bytes on its disk."""
-        there = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
-        return shutil.disk_usage(there).free
+        return shutil.disk_usage(self._nearest()).free
+
+    def _nearest(self) -> Path:
+        """Of its folder and those above, the first that is there."""
+        return next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
 
 
 def record_bytes(inversion: Inversion) -> bytes:

@@ -138,12 +138,14 @@ def test_a_folder_that_is_no_output_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("x")
     with pytest.raises(InversionError, match=r"no output of inversion\.many"):
         Output(tmp_path).check({})
-    with pytest.raises(InversionError, match=r"no output of inversion\.many"):
-        Output(tmp_path / "precious").check({})
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 
 
 def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
+    for place in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(InversionError, match="cannot be written"):
+            Output(place).check({})
     with pytest.raises(InversionError, match="cannot be written"):
         Output(tmp_path / "file" / "out").begin({})
 
