@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 
@@ -65,7 +66,7 @@ def prepare(job: Job, workers: Workers) -> Prepared:
     done = output.done()
     left = tuple(sorted(set(whole["shard"].to_pylist()) - done))
 
-    cost = plan.cost(whole.filter(pa.compute.is_in(whole["shard"], pa.array(left, pa.int32()))), settings, about)
+    cost = plan.cost(whole.filter(pc.is_in(whole["shard"], pa.array(left, pa.int32()))), settings, about)
     lines = [*plan.said(cost, settings), *notes]
     if len(planned):
         before = sum(shard in done for shard in whole["shard"].to_pylist())
@@ -140,6 +141,7 @@ def pool(prepared: Prepared) -> Iterable[Done]:
         num_cpus=prepared.workers.cpus,
         num_gpus=gpus,
         fn_constructor_args=(
+            str(Path(job.input).absolute()),
             str(Path(job.pipeline).absolute()),
             str(output.folder),
             job.settings,
@@ -149,7 +151,8 @@ def pool(prepared: Prepared) -> Iterable[Done]:
         ),
     )
     # By default a batch is held back until the next one is there.
-    for batch in done.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+    batches: Iterable[Any] = done.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow")
+    for batch in batches:
         for row in batch.to_pylist():
             yield Done(**row)
 

@@ -45,7 +45,7 @@ class Picture:
 
     Arguments:
         name: its path in the folder or tar file; in a Parquet file the row's name, or the file's and the row's number.
-        path: the file that it is in.
+        path: the file that it is in, below the input's root.
         offset: where in the file: bytes in a tar file, rows in a Parquet file.
         length: bytes of it in a tar file; 0 elsewhere.
         prompt, target: as they stand beside it.
@@ -127,9 +127,15 @@ class Chunk:
     """What one task looks at: some files of a folder, a group of rows of a Parquet file, or a tar file."""
 
     kind: Literal["folder", "parquet", "tar"]
-    root: str
-    paths: tuple[str, ...]
+    root: Path
+    paths: tuple[str, ...]  # below the root
     group: int = 0
+
+
+def root(source: str | Path) -> Path:
+    """The folder that the pictures' paths start from."""
+    source = Path(source).absolute()
+    return source if source.is_dir() else source.parent
 
 
 def chunks(source: str | Path) -> list[Chunk]:
@@ -138,105 +144,110 @@ def chunks(source: str | Path) -> list[Chunk]:
     Raises:
         InversionError: there are no pictures, or of more kinds than one.
     """
-    root = Path(source).absolute()
-    if not root.exists():
-        raise InversionError(f"{root} is not there. INPUT is a folder of pictures, Parquet files or tar files.")
-    files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
+    place, start = Path(source).absolute(), root(source)
+    if not place.exists():
+        raise InversionError(f"{place} is not there. INPUT is a folder of pictures, Parquet files or tar files.")
+    files = sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
     kinds = {
         "parquet": [path for path in files if path.suffix == ".parquet"],
         "tar": [path for path in files if path.suffix == ".tar"],
-        "folder": [path for path in files if path.suffix.lower() in SUFFIXES] if root.is_dir() else [],
+        "folder": [path for path in files if path.suffix.lower() in SUFFIXES] if place.is_dir() else [],
     }
     found = [kind for kind, paths in kinds.items() if paths]
     if len(found) != 1:
         counts = ", ".join(f"{len(kinds[kind])} of kind {kind}" for kind in found) or "none"
         raise InversionError(
-            f"{root} should hold pictures ({' '.join(SUFFIXES)}), .parquet files or .tar files, of one kind; "
+            f"{place} should hold pictures ({' '.join(SUFFIXES)}), .parquet files or .tar files, of one kind; "
             f"there are {counts}."
         )
-    if kinds["folder"]:
-        paths = [str(path) for path in kinds["folder"]]
-        return [Chunk("folder", str(root), tuple(paths[i : i + FILES])) for i in range(0, len(paths), FILES)]
-    if kinds["tar"]:
-        return [Chunk("tar", str(root), (str(path),)) for path in kinds["tar"]]
-    return [
-        Chunk("parquet", str(root), (str(path),), group)
-        for path in kinds["parquet"]
-        for group in range(_parquet(path).num_row_groups)
-    ]
+    below = {kind: [path.relative_to(start).as_posix() for path in paths] for kind, paths in kinds.items()}
+    if below["folder"]:
+        paths = below["folder"]
+        return [Chunk("folder", start, tuple(paths[i : i + FILES])) for i in range(0, len(paths), FILES)]
+    if below["tar"]:
+        return [Chunk("tar", start, (path,)) for path in below["tar"]]
+    groups = []
+    for path in below["parquet"]:
+        file = _parquet(start / path)
+        groups += [Chunk("parquet", start, (path,), group) for group in range(file.num_row_groups)]
+    return groups
 
 
 def look(chunk: Chunk) -> Iterator[Picture]:
     """The pictures of a chunk, in their order. Reads their bytes, but decodes none."""
     match chunk.kind:
         case "folder":
-            return _look_at_files(chunk)
+            return (_look_at_file(chunk.root, path) for path in chunk.paths)
         case "tar":
-            return _look_at_tar(chunk.paths[0])
+            return _look_at_tar(chunk.root, chunk.paths[0])
         case "parquet":
-            return _look_at_rows(chunk.paths[0], chunk.group)
+            return _look_at_rows(chunk.root, chunk.paths[0], chunk.group)
 
 
-def _look_at_files(chunk: Chunk) -> Iterator[Picture]:
-    for path in map(Path, chunk.paths):
-        picture = Picture(path.relative_to(chunk.root).as_posix(), str(path))
-        caption = path.with_suffix(".txt")
-        try:
-            prompt = caption.read_text(encoding="utf-8").strip() if caption.exists() else None
-            yield replace(picture, prompt=prompt).seen(path.read_bytes())
-        except (OSError, UnicodeDecodeError) as error:
-            yield replace(picture, problem=f"It, or its caption, cannot be read: {error}")
+def _look_at_file(root: Path, path: str) -> Picture:
+    caption = (root / path).with_suffix(".txt")
+    try:
+        prompt = caption.read_text(encoding="utf-8").strip() if caption.exists() else None
+        return Picture(path, path, prompt=prompt).seen((root / path).read_bytes())
+    except (OSError, UnicodeDecodeError) as error:
+        return Picture(path, path, problem=f"It, or its caption, cannot be read: {error}")
 
 
-def _look_at_tar(path: str) -> Iterator[Picture]:
-    """Members that share a name up to its first dot are one sample: a picture, .txt or .json beside it."""
+def _look_at_tar(root: Path, path: str) -> Iterator[Picture]:
+    last = "its beginning"
+    try:
+        with tarfile.open(root / path, "r:") as archive:
+            for sample in _samples(archive):
+                image = next((sample[suffix] for suffix in sample if f".{suffix}" in SUFFIXES), None)
+                if image is not None:
+                    last = image.name
+                    yield _in_tar(archive, path, image, sample)
+    except (OSError, tarfile.TarError) as error:
+        yield Picture(f"{path} after {last}", path, problem=f"The tar file cannot be read from here on: {error}")
+
+
+def _samples(archive: tarfile.TarFile) -> Iterator[dict[str, tarfile.TarInfo]]:
+    """Members that follow one another and share a name up to its first dot, by what comes after the dot."""
     sample: dict[str, tarfile.TarInfo] = {}
-    current: str | None = None
-    with tarfile.open(path, "r:") as archive:
-
-        def made() -> Iterator[Picture]:
-            image = next((sample[suffix] for suffix in sample if f".{suffix}" in SUFFIXES), None)
-            if image is None:
-                return
-            beside: dict[str, Any] = {}
-            picture = Picture(image.name, path, image.offset_data, image.size)
-            try:
-                if "json" in sample:
-                    beside = dict(json.loads(_member(archive, sample["json"])))
-                if "txt" in sample:
-                    beside["prompt"] = _member(archive, sample["txt"]).decode().strip()
-                prompt, target = _first(beside, PROMPT), _first(beside, TARGET)
-                yield replace(picture, prompt=prompt, target=target).seen(_member(archive, image))
-            except (OSError, ValueError, tarfile.TarError) as error:
-                yield replace(picture, problem=f"It, or what stands beside it, cannot be read: {error}")
-
-        try:
-            for member in archive:
-                if not member.isfile():
-                    continue
-                file = PurePosixPath(member.name)
-                stem, _, suffix = file.name.partition(".")
-                key = str(file.with_name(stem))
-                if key != current:
-                    yield from made()
-                    sample, current = {}, key
-                sample[suffix.lower()] = member
-        except tarfile.TarError as error:
-            sample = {}
-            yield Picture(f"{Path(path).name} after {current}", path, problem=f"The tar file is cut off: {error}")
-        yield from made()
+    current: PurePosixPath | None = None
+    for member in archive:
+        if member.isfile():
+            file = PurePosixPath(member.name)
+            stem, _, suffix = file.name.partition(".")
+            if file.with_name(stem) != current:
+                yield sample
+                sample, current = {}, file.with_name(stem)
+            sample[suffix.lower()] = member
+    yield sample
 
 
-def _look_at_rows(path: str, group: int) -> Iterator[Picture]:
-    file = _parquet(path)
+def _in_tar(archive: tarfile.TarFile, path: str, image: tarfile.TarInfo, sample: dict[str, tarfile.TarInfo]) -> Picture:
+    picture = Picture(image.name, path, image.offset_data, image.size)
+    try:
+        beside = dict(json.loads(_member(archive, sample["json"]))) if "json" in sample else {}
+        if "txt" in sample:
+            beside["prompt"] = _member(archive, sample["txt"]).decode().strip()
+        picture = replace(picture, prompt=_first(beside, PROMPT), target=_first(beside, TARGET))
+        return picture.seen(_member(archive, image))
+    except (OSError, TypeError, ValueError, tarfile.TarError) as error:
+        return replace(picture, problem=f"It, or what stands beside it, cannot be read: {error}")
+
+
+def _look_at_rows(root: Path, path: str, group: int) -> Iterator[Picture]:
+    file = _parquet(root / path)
     first = sum(file.metadata.row_group(i).num_rows for i in range(group))
     columns = file.schema_arrow.names
-    image = _image_column(path, columns)
+    image = _image_column(columns)
     beside = [name for name in columns if name in (*NAME, *PROMPT, *TARGET)]
-    for i, row in enumerate(file.read_row_group(group, columns=[image, *beside]).to_pylist()):
+    try:
+        rows = file.read_row_group(group, columns=[image, *beside]).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        yield Picture(f"{path}:{first}", path, first, problem=f"The rows from here on cannot be read: {error}")
+        return
+    for i, row in enumerate(rows):
         data, given = _bytes(row[image])
-        name = _first(row, NAME) or given or f"{Path(path).name}:{first + i}"
-        picture = Picture(str(name), path, first + i, 0, _first(row, PROMPT), _first(row, TARGET))
+        name = _first(row, NAME) or given or f"{path}:{first + i}"
+        picture = Picture(name, path, first + i, 0, _first(row, PROMPT), _first(row, TARGET))
         yield replace(picture, problem="The row has no bytes of a picture.") if data is None else picture.seen(data)
 
 
@@ -244,10 +255,15 @@ def _look_at_rows(path: str, group: int) -> Iterator[Picture]:
 
 
 class Reader:
-    """Reads pictures by reference. Holds the last group of rows of a Parquet file, as the next picture is there too."""
+    """Reads pictures by reference. Holds the last group of rows of a Parquet file, as the next picture is there too.
 
-    def __init__(self) -> None:
-        self._held: tuple[str, int, list[Any]] | None = None
+    Arguments:
+        root: of the input.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._held: tuple[Path, int, list[Any]] | None = None
 
     def read(self, picture: dict[str, Any]) -> bytes:
         """The bytes that were seen.
@@ -255,28 +271,28 @@ class Reader:
         Raises:
             NoPicture: they are not there any more, or are others.
         """
-        path = Path(picture["path"])
+        path = self.root / picture["path"]
         try:
             if path.suffix == ".parquet":
-                data = self._row(str(path), picture["offset"])
+                data = self._row(path, picture["offset"])
             elif path.suffix == ".tar":
                 with path.open("rb") as file:
                     file.seek(picture["offset"])
                     data = file.read(picture["length"])
             else:
                 data = path.read_bytes()
-        except (OSError, pa.ArrowException, IndexError) as error:
+        except (OSError, pa.ArrowException, InversionError, IndexError) as error:
             raise NoPicture(f"It cannot be read: {error}") from error
         if picture["digest"] and hashlib.sha256(data).hexdigest() != picture["digest"]:
             raise NoPicture("It is another picture than when the run was planned. Run again: it is then a new one.")
         return data
 
-    def _row(self, path: str, row: int) -> bytes:
+    def _row(self, path: Path, row: int) -> bytes:
         if self._held is None or self._held[0] != path or not 0 <= row - self._held[1] < len(self._held[2]):
             file, first, group = _parquet(path), 0, 0
             while row >= first + file.metadata.row_group(group).num_rows:
                 first, group = first + file.metadata.row_group(group).num_rows, group + 1
-            image = _image_column(path, file.schema_arrow.names)
+            image = _image_column(file.schema_arrow.names)
             self._held = path, first, file.read_row_group(group, columns=[image])[image].to_pylist()
         return _bytes(self._held[2][row - self._held[1]])[0] or b""
 
@@ -326,20 +342,22 @@ def _member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return data
 
 
-def _parquet(path: str | Path) -> pq.ParquetFile:
+def _parquet(path: Path) -> pq.ParquetFile:
+    """The file, if there are pictures in it."""
     try:
-        return pq.ParquetFile(path)
+        file = pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
         raise InversionError(f"{path} cannot be read as Parquet: {error}") from error
-
-
-def _image_column(path: str, columns: list[str]) -> str:
-    found = next((name for name in IMAGE if name in columns), None)
-    if found is None:
+    columns = file.schema_arrow.names
+    if not set(IMAGE) & set(columns):
         raise InversionError(
             f"{path} has the columns {', '.join(columns)}; pictures are looked for in {', '.join(IMAGE)}. Rename it."
         )
-    return found
+    return file
+
+
+def _image_column(columns: list[str]) -> str:
+    return next(name for name in IMAGE if name in columns)
 
 
 def _bytes(value: Any) -> tuple[bytes | None, str | None]:

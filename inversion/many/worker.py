@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import ImplicitStep, Inversion, InversionError, Keep, Method, StepResult, invert, sample
 from ..adapters import diffusers as adapter
 from . import model
-from .inputs import NoPicture, Reader, decoded
+from .inputs import NoPicture, Reader, decoded, root
 from .job import Settings
 from .output import Output, record_bytes
 
@@ -58,7 +58,9 @@ class Done:
 class Worker:
     """Loads the model once, then does shard after shard. Ray calls it with batches of one row, {"shard": number}."""
 
-    def __init__(self, pipeline: str, output: str, settings: Settings, gpu: bool, threads: int, batch: int | None):
+    def __init__(
+        self, source: str, pipeline: str, output: str, settings: Settings, gpu: bool, threads: int, batch: int | None
+    ) -> None:
         self.settings, self.output, self.refusal = settings, Output(output), ""
         torch.set_num_threads(threads)
         try:
@@ -74,7 +76,7 @@ class Worker:
         except Exception as error:
             self.refusal = f"{_where()} cannot start: {error}"
         self.batches = Batches(batch or (settings.shard if gpu else 1))
-        self.reader = Reader()
+        self.reader = Reader(root(source))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         done = self.shard(int(batch["shard"][0]))

@@ -65,7 +65,7 @@ def write_without_ray(job: Job, batch: int = 1) -> Output:
     pictures, _ = with_prompts(found, job, {})
     output.begin(identity)
     output.add(laid_out(pictures, model, identity, 0, job.settings.shard))
-    worker = Worker(str(job.pipeline), str(job.output), job.settings, gpu=False, threads=1, batch=batch)
+    worker = Worker(str(job.input), str(job.pipeline), str(job.output), job.settings, gpu=False, threads=1, batch=batch)
     for shard in sorted(set(output.planned()["shard"].to_pylist())):
         done = worker.shard(shard)
         assert not done.failure, done.failure

@@ -13,7 +13,19 @@ from catalogue import picture
 from PIL import Image, ImageOps
 
 from inversion import InversionError
-from inversion.many.inputs import UPRIGHT, NoPicture, Picture, Reader, chunks, decoded, look, measured, opened, prompts
+from inversion.many.inputs import (
+    UPRIGHT,
+    NoPicture,
+    Picture,
+    Reader,
+    chunks,
+    decoded,
+    look,
+    measured,
+    opened,
+    prompts,
+    root,
+)
 from inversion.many.plan import to_table
 
 CAPTIONS = ("a red heart", "a green heart", None)
@@ -25,29 +37,29 @@ def encoded(i: int, kind: str = "PNG", **options: Any) -> bytes:
     return file.getvalue()
 
 
-def folder(root: Path) -> Path:
-    (root / "deeper").mkdir(parents=True)
+def folder(place: Path) -> Path:
+    (place / "deeper").mkdir(parents=True)
     for i, caption in enumerate(CAPTIONS):
-        path = root / "deeper" / f"{i}.png"
+        path = place / "deeper" / f"{i}.png"
         path.write_bytes(encoded(i))
         if caption:
             path.with_suffix(".txt").write_text(caption + "\n")
-    (root / "notes.md").write_text("not a picture")
-    return root
+    (place / "notes.md").write_text("not a picture")
+    return place
 
 
-def parquet(root: Path, struct: bool = True) -> Path:
+def parquet(place: Path, struct: bool = True) -> Path:
     """Two groups of rows."""
-    root.mkdir()
+    place.mkdir()
     cells = [{"bytes": encoded(i), "path": f"{i}.png"} if struct else encoded(i) for i in range(3)]
     table = pa.table({"image": cells, "caption": pa.array(CAPTIONS, pa.string()), "target": ["x", None, "y"]})
-    pq.write_table(table, root / "pictures.parquet", row_group_size=2)
-    return root
+    pq.write_table(table, place / "pictures.parquet", row_group_size=2)
+    return place
 
 
-def tar(root: Path) -> Path:
-    root.mkdir()
-    with tarfile.open(root / "pictures.tar", "w") as archive:
+def tar(place: Path) -> Path:
+    place.mkdir()
+    with tarfile.open(place / "pictures.tar", "w") as archive:
 
         def add(name: str, data: bytes) -> None:
             member = tarfile.TarInfo(name)
@@ -60,11 +72,11 @@ def tar(root: Path) -> Path:
                 add(f"some/{i}.txt", str(caption).encode())
             elif caption:
                 add(f"some/{i}.json", json.dumps({"caption": caption, "target": "x"}).encode())
-    return root
+    return place
 
 
-def found(root: Path) -> list[Picture]:
-    return [picture for chunk in chunks(root) for picture in look(chunk)]
+def found(place: Path) -> list[Picture]:
+    return [picture for chunk in chunks(place) for picture in look(chunk)]
 
 
 @pytest.mark.parametrize("make", [folder, parquet, tar])
@@ -73,8 +85,9 @@ def test_pictures_are_found_with_their_captions_and_read_again(make: Any, tmp_pa
     assert [(each.prompt, each.width, each.height, each.problem) for each in pictures] == [
         (caption, 24, 16, None) for caption in CAPTIONS
     ]
-    assert pictures == found(tmp_path / "input")
-    reader = Reader()
+    (tmp_path / "input").rename(tmp_path / "moved")
+    assert pictures == found(tmp_path / "moved")
+    reader = Reader(root(tmp_path / "moved"))
     for i, row in enumerate(to_table(pictures).to_pylist()):
         assert reader.read(row) == encoded(i)
 
@@ -104,16 +117,19 @@ def test_a_tar_file_that_is_cut_off_gives_what_it_has_and_says_so(tmp_path: Path
     assert names[:2] == [("some/0.png", True), ("some/1.png", True)]
     assert [good for _, good in names[2:]] == [False] * len(names[2:])
     assert names[2:]
+    path.write_bytes(b"no tar file")
+    (picture,) = found(path)
+    assert "cannot be read from here on" in str(picture.problem)
 
 
 def test_a_picture_that_changed_is_not_taken_for_the_one_that_was_planned(tmp_path: Path) -> None:
     rows = to_table(found(folder(tmp_path / "input"))).to_pylist()
-    Path(rows[0]["path"]).write_bytes(encoded(7))
-    Path(rows[1]["path"]).unlink()
+    (tmp_path / "input" / rows[0]["path"]).write_bytes(encoded(7))
+    (tmp_path / "input" / rows[1]["path"]).unlink()
     with pytest.raises(NoPicture, match="another picture than when the run was planned"):
-        Reader().read(rows[0])
+        Reader(tmp_path / "input").read(rows[0])
     with pytest.raises(NoPicture, match="cannot be read"):
-        Reader().read(rows[1])
+        Reader(tmp_path / "input").read(rows[1])
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

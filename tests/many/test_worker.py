@@ -140,13 +140,15 @@ def test_other_errors_are_no_pictures_fault() -> None:
 
 
 def test_a_shard_that_fails_is_not_there(
-    undisturbed: Output, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undisturbed: Output, pipeline: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(undisturbed.folder, tmp_path / "out")
     output = Output(tmp_path / "out")
     output.begin({})
     output.path(0).unlink()
-    worker = Worker(str(pipeline), str(output.folder), settings(records=True), gpu=False, threads=1, batch=1)
+    worker = Worker(
+        str(pictures), str(pipeline), str(output.folder), settings(records=True), gpu=False, threads=1, batch=1
+    )
 
     def broken(*_: Any) -> None:
         raise OSError("No space left on device")
@@ -166,11 +168,13 @@ def test_a_shard_that_fails_is_not_there(
 
 
 def test_a_worker_whose_device_is_lost_ends_and_another_begins(
-    undisturbed: Output, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undisturbed: Output, pipeline: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(undisturbed.folder, tmp_path / "out")
     Output(tmp_path / "out").begin({})
-    worker = Worker(str(pipeline), str(tmp_path / "out"), settings(records=True), gpu=False, threads=1, batch=1)
+    worker = Worker(
+        str(pictures), str(pipeline), str(tmp_path / "out"), settings(records=True), gpu=False, threads=1, batch=1
+    )
     errors = iter([RuntimeError("CUDA error: unspecified launch failure"), RuntimeError("of the code")])
 
     def broken(*_: Any) -> None:
@@ -189,7 +193,7 @@ def test_a_worker_whose_device_is_lost_ends_and_another_begins(
 
 def test_a_worker_that_cannot_start_says_so(pipeline: Path, tmp_path: Path) -> None:
     def refusal(folder: Path, **changes: Any) -> str:
-        done = Worker(str(folder), str(tmp_path), settings(**changes), gpu=False, threads=1, batch=1).shard(0)
+        done = Worker("unused", str(folder), str(tmp_path), settings(**changes), gpu=False, threads=1, batch=1).shard(0)
         assert done.fatal
         return done.failure
 
@@ -207,4 +211,4 @@ def test_a_worker_that_cannot_start_says_so(pipeline: Path, tmp_path: Path) -> N
 def refusal_free(folder: Path, output: Path) -> bool:
     """With a scheduler that is asked for, the pipeline's own does not matter."""
     asked = settings(scheduler="DDIMScheduler")
-    return Worker(str(folder), str(output), asked, gpu=False, threads=1, batch=1).refusal == ""
+    return Worker("unused", str(folder), str(output), asked, gpu=False, threads=1, batch=1).refusal == ""
