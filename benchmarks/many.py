@@ -26,8 +26,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path += [str(REPOSITORY), str(REPOSITORY / "tests" / "adapters")]
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["RAY_worker_niceness"] = "0"  # as the plain loops have; Ray's own default is 15
+os.environ |= {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}  # as the loops have; Ray's own niceness is 15
 
 import ray
 import tiny_pipelines

@@ -78,7 +78,8 @@ class Output:
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             raise InversionError(f"{self.folder} cannot be written: {nearest} is no folder, or not yours to write in.")
         if not about.exists():
-            if self.folder.exists() and any(self.folder.iterdir()):
+            ours = {"plan", "shards", "begun"}  # of a run that was cut off as it began
+            if self.folder.exists() and not {path.name for path in self.folder.iterdir()} <= ours:
                 raise InversionError(
                     f"{self.folder} is there, and no output of inversion.many: it has no run.json. Give an empty "
                     "folder, or one that is not there yet."

@@ -94,7 +94,7 @@ class Worker:
             self.output.write(number, self._counting(self.rows(self.output.pictures(number)), counted), self.settings)
         # What comes here is not the pictures' fault, so it makes no rows.
         except OSError as error:
-            return replace(done, failure=f"{_where()} cannot write its rows: {error}", fatal=True)
+            return replace(done, failure=f"{_where()} cannot read its plan or write its rows: {error}", fatal=True)
         except Exception as error:
             if "CUDA error" in str(error):  # no later work on this device would do any better in this process
                 os._exit(1)

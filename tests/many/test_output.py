@@ -141,6 +141,12 @@ def test_a_folder_that_is_no_output_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 
 
+def test_a_run_that_was_cut_off_as_it_began_is_begun_again(tmp_path: Path) -> None:
+    Output(tmp_path / "out").begin({})
+    (tmp_path / "out" / "run.json").unlink()
+    Output(tmp_path / "out").check({"steps": 5})
+
+
 def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for place in (tmp_path / "file", tmp_path / "file" / "out"):

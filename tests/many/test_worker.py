@@ -156,7 +156,7 @@ def test_a_shard_that_fails_is_not_there(
     with monkeypatch.context() as patch:
         patch.setattr(worker, "_solve", broken)
         done = worker.shard(0)
-        assert "cannot write its rows: No space left on device" in done.failure
+        assert "cannot read its plan or write its rows: No space left on device" in done.failure
         assert done.fatal
     assert 0 not in output.done()
     for _ in range(TRIES):  # by workers that died
