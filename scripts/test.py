@@ -3,7 +3,8 @@
 
     python scripts/test.py [--comfyui 0.30.0|0.3.75|both] [pytest's arguments]
 
-Tests marked `once` look at what no version of the host changes; a whole run has them with 0.30.0 only. Both hosts are
+Tests marked `once` look at what no version of the host changes; a whole run has them with 0.30.0 only, and those
+marked `slow` not at all: name their file, or give `-m slow`. Both hosts are
 installed first if they are not there (see host.py). With COMFYUI_ROOT set, all tests run once, with that one. pytest
 gets the host in COMFYUI_ROOT and COMFYUI_PYTHON either way, so a fixture's `ensure()` finds it.
 """
@@ -42,7 +43,7 @@ def main() -> int:
         if chosen is None:
             say(f"ComfyUI {host.version}: none of the tests named is in tests/host, so there is nothing to run.")
             continue
-        whole = [] if any(map(test_path, arguments)) else [*WORKERS, *(["-m", "not once"] if again else [])]
+        whole = [] if any(map(test_path, arguments)) else [*WORKERS, "-m", "not once" if again else "not slow"]
         result = run(host, [*whole, *chosen])
         if result == NOTHING_COLLECTED and arguments:  # as with -k, which need not select in both
             continue

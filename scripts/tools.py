@@ -12,7 +12,7 @@ LAUNCH = "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module(
 
 def install(host: Host) -> None:
     """Have what tests/requirements.txt says for this host's Python."""
-    install_beside(host, REQUIREMENTS, folder() / "tools", "up to 92 MB to download, 280 MB on disk")
+    install_beside(host, REQUIREMENTS, folder() / "tools", "up to 240 MB to download, 920 MB on disk")
 
 
 def command(host: Host, module: str, *arguments: str) -> list[str]:
