@@ -1,7 +1,7 @@
 """What an inversion leaves behind: the inverted latent, the way it came, and a verdict in plain words."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -86,6 +86,15 @@ class Inversion:
     def converged(self) -> bool | None:
         """Whether every step met the tolerance that was asked for; None where none was."""
         return bool((self.residuals <= self.tolerance).all()) if self.tolerance > 0 else None
+
+    def pick(self, places: Sequence[int]) -> "Inversion":
+        """The inversion of these pictures of its batch, in this order; one may come several times."""
+
+        def of(x: Tensor | None, axis: int) -> Tensor | None:
+            return None if x is None else x.index_select(axis, torch.tensor(places, device=x.device))
+
+        parts = {name: of(getattr(self, name), 1) for name in ("trajectory", "points", "slopes", "residuals", "noise")}
+        return replace(self, **parts, **{name: of(getattr(self, name), 0) for name in ("drift", "partner")})
 
     def state(self, level: Level, like: Tensor) -> Tensor:
         """The state at `level`, (B, C, ...); between two levels on the straight line from one state to the other.

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from .. import ImplicitStep, Inversion, InversionError, Keep, Method, StepResult, invert, sample
+from .. import Inversion, InversionError, Keep, invert, sample
 from ..adapters import diffusers as adapter
 from . import model
 from .inputs import NoPicture, Reader, decoded, root
@@ -150,26 +149,24 @@ class Worker:
         settings = self.settings
         x0 = torch.cat([item.latent for item in items])
         grid = adapter.grid(self.pipe, settings.steps, like=x0)
-        watched = PerPicture(settings.method)
         source = self._denoiser([item.row["prompt"] for item in items], settings.source_guidance)
-        inversion = invert(source, x0, grid, watched)
+        inversion = invert(source, x0, grid, settings.method)
         if settings.task == "edit":
             target = self._denoiser([item.row["target"] for item in items], settings.guidance)
-            edited = sample(target, inversion.latent, grid, source=Keep(inversion, settings.anchor))
+            edited = sample(target, inversion.latent, grid, source=inversion, keep=Keep(settings.anchor))
             for item, latent in zip(items, edited.split(1), strict=True):
                 item.edited = latent
                 if not latent.isfinite().all():
                     item.fail(f"The edit gave values that are not finite. {CALM}")
-        residuals = torch.stack(watched.residuals).cpu()
         for i, item in enumerate(items):
             if not item.failed:
-                item.row |= self._figures(picture_of(inversion, i, residuals[:, i], type(settings.method).__name__))
+                item.row |= self._figures(inversion.pick([i]))
 
     def _denoiser(self, prompts: list[str], guidance: float) -> Any:
         return adapter.denoiser(self.pipe, prompts, negative=self.settings.negative, guidance=guidance)
 
     def _figures(self, inversion: Inversion) -> Row:
-        latent, residuals = inversion.latent[0], inversion.residuals
+        latent, residuals = inversion.latent[0], inversion.residuals[:, 0]
         figures = {
             "shape": list(latent.shape),
             "latent": latent.flatten().cpu().numpy().copy(),  # a view would hold the batch's whole record
@@ -277,36 +274,6 @@ def release() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-class PerPicture:
-    """A method that also notes each picture's own residuals; an `Inversion` has the worst of its batch.
-
-    Arguments:
-        method: that makes the steps.
-    """
-
-    def __init__(self, method: Method) -> None:
-        self.method = method
-        self.residuals: list[Tensor] = []  # (B,) for each step
-
-    @property
-    def tolerance(self) -> float:
-        return self.method.tolerance
-
-    def notes(self, count: int) -> list[str]:
-        return self.method.notes(count)
-
-    def step(self, problem: ImplicitStep, memory: Any) -> StepResult:
-        result = self.method.step(problem, memory)
-        self.residuals.append(result.residual)
-        return result
-
-
-def picture_of(inversion: Inversion, i: int, residuals: Tensor, method: str) -> Inversion:
-    """Picture `i` of an inversion of a batch, with its own residuals (N,)."""
-    states = {name: getattr(inversion, name)[:, i : i + 1] for name in ("trajectory", "points", "slopes")}
-    return replace(inversion, **states, residuals=residuals, method=method)
 
 
 def png(image: Any) -> bytes:

@@ -1,11 +1,7 @@
 """A LATENT whose batch was repeated, cut or joined since it was inverted: which of its record's items it holds."""
 
-import dataclasses
-
-import torch
 from torch import Tensor
 
-from ...inversion import Inversion
 from ...inversion.metrics import relative_difference
 
 
@@ -19,15 +15,3 @@ def places(known: Tensor, items: Tensor, tolerance: float) -> list[int] | None:
             return None
         found.append(nearest)
     return found
-
-
-def chosen(inversion: Inversion, places: list[int]) -> Inversion:
-    """The inversion of these items of its batch, in this order; one may come several times."""
-
-    def of(x: Tensor | None, axis: int) -> Tensor | None:
-        return None if x is None else x.index_select(axis, torch.tensor(places, device=x.device))
-
-    second = ("trajectory", "points", "slopes", "residuals", "noise")
-    parts = {name: of(getattr(inversion, name), 1) for name in second}
-    parts |= {name: of(getattr(inversion, name), 0) for name in ("drift", "partner")}
-    return dataclasses.replace(inversion, **parts)

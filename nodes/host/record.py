@@ -83,7 +83,7 @@ class Record:
         found = batch.places(known, fingerprint_of(samples), SAME_SAMPLES)
         if found is None or found == list(range(len(known))):
             return self
-        inversion = batch.chosen(self.inversion, found)
+        inversion = self.inversion.pick(found)
         return dataclasses.replace(self, inversion=inversion, fingerprint=known[found])
 
     def on(self, latent: dict, samples: Tensor) -> dict:
