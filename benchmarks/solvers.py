@@ -11,7 +11,7 @@ known denoiser. Writes `docs/solvers-tables.md` and `docs/solvers.png`.
 import datetime
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,14 +67,14 @@ Problem = Callable[[int, float, Callable[[Any, Tensor, Any], Row]], Row]
 """Runs a function (denoiser, x0, grid) -> Row at a number of steps and a guidance scale."""
 
 
-def demo_problem(pack: Any, version: str) -> Problem:
-    """The demo model in the host, through its guider."""
+def demo_problem(pack: Any, version: str, chosen: Sequence[tuple[str, str]] = PICTURES) -> Problem:
+    """The demo model in the host, through its guider, on some of its pictures."""
     nodes = pack.nodes
     model, clip, vae = nodes.demo.load(version)
     pictures = nodes.demo.pictures
-    shown = torch.stack([torch.from_numpy(pictures.picture(*pair)) for pair in PICTURES])
+    shown = torch.stack([torch.from_numpy(pictures.picture(*pair)) for pair in chosen])
     latent = {"samples": vae.encode(shown)}
-    encoded = [clip.encode_from_tokens(clip.tokenize(pictures.caption(*pair)), return_pooled=True) for pair in PICTURES]
+    encoded = [clip.encode_from_tokens(clip.tokenize(pictures.caption(*pair)), return_pooled=True) for pair in chosen]
     context, pooled = (torch.cat(parts) for parts in zip(*encoded, strict=True))
     empty, empty_pooled = clip.encode_from_tokens(clip.tokenize(""), return_pooled=True)
     positive, negative = [[context, {"pooled_output": pooled}]], [[empty, {"pooled_output": empty_pooled}]]
