@@ -2,7 +2,7 @@
 
 Inverts pictures by many methods at 4, 10 and 20 steps, cfg 1 and 3, on both demo models, and comes back by the sampler
 alone. An inversion's *risk* is its largest residual plus its drift; `inversion/verdict.py` has its bounds from here.
-The first six pictures are those that the bounds were read off, the others are held out. Writes `docs/verdict-tables.md`.
+The bounds were read off the pictures of TUNING; those of HELD_OUT check them. Writes `docs/verdict-tables.md`.
 """
 
 import datetime
