@@ -4,9 +4,9 @@
     python scripts/test.py [--comfyui 0.30.0|0.3.75|both] [pytest's arguments]
 
 Tests marked `once` look at what no version of the host changes; a whole run has them with 0.30.0 only, and those
-marked `slow` not at all: name their file, or give `-m slow`. Both hosts are
-installed first if they are not there (see host.py). With COMFYUI_ROOT set, all tests run once, with that one. pytest
-gets the host in COMFYUI_ROOT and COMFYUI_PYTHON either way, so a fixture's `ensure()` finds it.
+marked `slow` not at all: name their file, or give `-m slow`. Both hosts are installed first if they are not there (see
+host.py). With COMFYUI_ROOT set, all tests run once, with that one. pytest gets the host in COMFYUI_ROOT and
+COMFYUI_PYTHON either way, so a fixture's `ensure()` finds it.
 """
 
 from __future__ import annotations
