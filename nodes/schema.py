@@ -42,11 +42,11 @@ def within_bounds(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.Nod
             value = inputs.get(widget.id)
             if isinstance(widget, io.Int.Input | io.Float.Input) and value is not None:
                 whole = isinstance(widget, io.Float.Input) or (math.isfinite(value) and int(value) == value)
-                if not (whole and widget.min <= value <= widget.max):
+                least = -math.inf if widget.min is None else widget.min
+                most = math.inf if widget.max is None else widget.max
+                if not (whole and least <= value <= most):
                     kind = "numbers" if isinstance(widget, io.Float.Input) else "whole numbers"
-                    raise InversionError(
-                        f"{widget.id} takes {kind} from {widget.min:g} to {widget.max:g}, got {value}."
-                    )
+                    raise InversionError(f"{widget.id} takes {kind} from {least:g} to {most:g}, got {value}.")
         return execute(cls, *args, **inputs)
 
     return checked

@@ -74,7 +74,7 @@ def test_ten_thousand_steps_fit(path: Path) -> None:
     levels = grid("flow", 10_000, noisiest=1e6)
     states = torch.zeros(10_001, 1, 1, 2)
     calls = (MOST_CALLS,) * 10_000
-    Inversion(levels, states, states[1:], states[1:], states[1:, 0, 0, :1], calls, "DDIM").save(path)
+    Inversion(levels, states, states[1:], states[1:], states[1:, 0, 0, :1], calls, "DDIM", torch.zeros(1)).save(path)
     assert Inversion.load(path).grid == levels
 
 

@@ -171,7 +171,9 @@ def exact(levels: Grid, source: Gaussian) -> Inversion:
     states = torch.stack([source.carried(clean, levels.levels[-1], level) for level in reversed(levels.levels)])
     upward = list(reversed(levels.levels[:-1]))
     slopes = [levels.slope(x, source(x, level), level) for x, level in zip(states[1:], upward, strict=True)]
-    return Inversion(levels, states, states[1:], torch.stack(slopes), torch.zeros(steps), (1,) * steps, "exact")
+    return Inversion(
+        levels, states, states[1:], torch.stack(slopes), torch.zeros(steps), (1,) * steps, "exact", torch.zeros(1)
+    )
 
 
 @pytest.mark.parametrize("kind", ["ve", "flow"])

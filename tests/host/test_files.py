@@ -179,7 +179,7 @@ def test_a_latent_that_is_no_inversion_is_not_saved(flow: Bench, folders: Path) 
     with pytest.raises(error, match=r"no inversion record.*Save Latent"):
         flow.save(flow.latent)
     with pytest.raises(error, match=r"no longer what was inverted \(\(2, 16, 16, 16\), not \(1, 16, 16, 16\)\)"):
-        flow.save({**latent, "samples": latent["samples"].repeat(2, 1, 1, 1)})
+        flow.save({**latent, "samples": torch.cat([latent["samples"], latent["samples"].flip(-1)])})
     with pytest.raises(error, match="format 99"):
         flow.save({**latent, "inversion": {**latent["inversion"], "format": 99}})
     assert not list((folders / "output").rglob("*.safetensors"))

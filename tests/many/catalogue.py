@@ -25,7 +25,7 @@ BROKEN = {
     "002.png": "It is of no format that Pillow knows.",
     "003.png": "It has mode RGBA; RGB, L, P without transparency are taken. Save it as RGB.",
     "004.png": "Pillow cannot decode it: image file is truncated",
-    "005.png": "The inversion gave values that are not finite at step 1 of ",
+    "005.png": "The inversion met values that are not finite at step 1 of ",
 }
 
 
