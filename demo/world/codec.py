@@ -29,8 +29,8 @@ def _cosines(kind: int, n: int) -> Tensor:
 def border_mix(size: int) -> Tensor:
     """The orthogonal matrix that mixes the pixels of a line on both sides of each block border, (size, size).
 
-    Of Tran, Liang and Tu's time-domain lapped transforms (2003) the orthogonal one. It leaves constants as they are, and
-    the half blocks at both ends of the line.
+    Of Tran, Liang and Tu's time-domain lapped transforms (2003) the orthogonal one. It leaves constants as they are,
+    and the half blocks at both ends of the line.
     """
     half = PATCH // 2
     one, flip = torch.eye(half, dtype=torch.float64), torch.eye(half, dtype=torch.float64).flip(0)

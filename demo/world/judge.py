@@ -32,7 +32,7 @@ else:
 PATH = Path(__file__).parent / "weights" / "judge.safetensors"
 HATS = ("", *scenes.named("hat"))
 FEATURES = 192
-SCENES, STEPS, BATCH, RATE = 24_000, 1_800, 96, 3e-3
+SCENES, STEPS, BATCH, RATE = 16_000, 1_400, 96, 3e-3
 CHECK = 1_000
 
 
@@ -124,9 +124,15 @@ def _worn(x: Tensor, random: torch.Generator) -> Tensor:
     twice = functional.avg_pool2d(functional.pad(blurred, (1, 1, 1, 1), "replicate"), 3, 1)
     x = x.lerp(blurred.lerp(twice, chance(0.5, 1, 1, 1)), chance(0.5, 1, 1, 1))
     noise = torch.randn(x.shape, generator=random) * 0.06
-    soft = functional.interpolate(torch.randn(len(x), 3, 8, 8, generator=random) * 0.06, size=x.shape[-2:], mode="bicubic")
+    soft = functional.interpolate(
+        torch.randn(len(x), 3, 8, 8, generator=random) * 0.06, size=x.shape[-2:], mode="bicubic"
+    )
     x = x + noise * chance(0.4, 1, 1, 1) + soft * chance(0.4, 1, 1, 1)
-    x = x * (1 + 0.08 * torch.randn(len(x), 1, 1, 1, generator=random) + 0.03 * torch.randn(len(x), 3, 1, 1, generator=random))
+    x = x * (
+        1
+        + 0.08 * torch.randn(len(x), 1, 1, 1, generator=random)
+        + 0.03 * torch.randn(len(x), 3, 1, 1, generator=random)
+    )
     for i in torch.nonzero(chance(0.3))[:, 0].tolist():
         top, left = torch.randint(0, 52, (2,), generator=random).tolist()
         x[i, :, top : top + 12, left : left + 12] = x[i].mean((1, 2), keepdim=True)

@@ -1,8 +1,8 @@
 """The demo world's data: scenes of one object in front of a coloured wall, with captions and exact ground truth.
 
 A scene is a description. The same description always gives the same picture, so the right answer of an edit is the
-picture of the edited description. Captions speak of the object, its hat and the wall's colour, and sometimes of its size
-or place. The rest is the scene's *look*: an edit has to take it over.
+picture of the edited description. Captions speak of the object, its hat and the wall's colour, and sometimes of the
+object's size or place. The rest is the scene's *look*: an edit has to take it over.
 
 Pictures are float32 arrays (128, 128, 3) with values in [0, 1]. Lengths are in units of the picture's side.
 """

@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +226,10 @@ class Muon(torch.optim.Optimizer):
 
 
 class Trainer:
+    # On a CPU each worker takes a share of the batch with one thread: they wait for one another once a step, not after
+    # every operation, which is what costs when others use the machine too.
+    WORKERS = 1 if torch.cuda.is_available() else 2
+
     def __init__(self, version: str, folder: Path, optimizer: str = "muon") -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.version, self.step, self.folder = version, 0, folder
@@ -249,11 +254,18 @@ class Trainer:
         self.ema = {k: v.detach().clone() for k, v in self.trained.state_dict().items()}
         matrices, others = [], []
         for name, p in self.trained.named_parameters():
-            inner = p.ndim >= 2 and name.startswith("unet.") and not name.startswith(("unet.input_blocks.0.", "unet.out."))
+            inner = (
+                p.ndim >= 2 and name.startswith("unet.") and not name.startswith(("unet.input_blocks.0.", "unet.out."))
+            )
             (matrices if inner and optimizer == "muon" else others).append(p)
         self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, weight_decay=0.01, fused=True)]
-        if matrices:
-            self.optimizers.append(Muon(matrices))
+        if matrices:  # in as many parts as there are workers; equal shapes stay together
+            matrices.sort(key=lambda p: tuple(p.shape))
+            self.optimizers += [Muon(matrices[i :: self.WORKERS]) for i in range(self.WORKERS)]
+        self.parameters = list(self.trained.parameters())
+        if self.device.type == "cpu":
+            torch.set_num_threads(1)
+        self.workers = ThreadPoolExecutor(self.WORKERS)
         self.random = torch.Generator().manual_seed(1)
         self.words = np.random.default_rng(1)
 
@@ -290,19 +302,27 @@ class Trainer:
         x0 = (self.latents[drawn].float() * self.scale[:, None, None]).to(self.device)
         noise = torch.randn(x0.shape, generator=self.random).to(self.device)
         x, timestep, target = self.objective.noised(x0, noise, s.to(self.device))
-        loss = (self.predict(x, timestep, tokens) - target).square().mean()
-        self.trained.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.trained.parameters(), 1.0)
+        shares = zip(*(values.chunk(self.WORKERS) for values in (x, timestep, tokens, target)), strict=True)
+        losses, gradients = zip(*self.workers.map(self.gradient, shares), strict=True)
+        for p, *parts in zip(self.parameters, *gradients, strict=True):
+            p.grad = torch.stack(parts).mean(0) if len(parts) > 1 else parts[0]
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for optimizer in self.optimizers:
             optimizer.param_groups[0]["lr"] = self.learning_rate()
-            optimizer.step()
+        list(self.workers.map(lambda optimizer: optimizer.step(), self.optimizers))
         self.step += 1
         decay = min(EMA, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             state = self.trained.state_dict()
             torch._foreach_lerp_(list(self.ema.values()), [state[k] for k in self.ema], 1 - decay)
-        return float(loss.detach())
+        return sum(losses) / len(losses)
+
+    def gradient(self, share: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[float, tuple[Tensor, ...]]:
+        """The loss of a share of the batch and its gradient."""
+        x, timestep, tokens, target = share
+        with torch.enable_grad():
+            loss = (self.predict(x, timestep, tokens) - target).square().mean()
+            return float(loss.detach()), torch.autograd.grad(loss, self.parameters)
 
     @torch.no_grad()
     def sample(self, captions: list[str], cfg: float, seed: int, steps: int = 20) -> Tensor:
@@ -350,6 +370,12 @@ class Trainer:
         temporary = self.folder / "checkpoint.part"
         torch.save(self.state(), temporary)
         temporary.replace(self.folder / "checkpoint.pt")
+
+    def save_snapshot(self) -> None:
+        """What `measure.py --checkpoint` needs, small enough to keep many: how quality grew over the steps."""
+        half = {k: v.half() for k, v in self.ema.items()}
+        kept = {k: v for k, v in self.state().items() if k in ("step", "decay", "text", "codec", "scale")}
+        torch.save(kept | {"ema": half}, self.folder / f"{self.step:06d}.pt")
 
     def resume(self, state: dict) -> None:
         self.step, self.ema = state["step"], {k: v.to(self.device) for k, v in state["ema"].items()}
@@ -400,11 +426,11 @@ def checkpoint(folder: Path) -> dict | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("version", choices=["flow", "vprediction"])
-    parser.add_argument("--steps", type=int, default=1_000_000, help="stop there (default: when interrupted)")
+    parser.add_argument("--steps", type=int, default=10**9, help="stop there (default: when interrupted)")
     parser.add_argument("--decay", type=int, help="finish a copy of the run: so many steps, learning rate down to 0")
     parser.add_argument("--export", action="store_true", help="write the finished copy's weights, or the run's own")
     parser.add_argument("--every", type=int, default=500, help="steps between checkpoints")
-    parser.add_argument("--sheets", type=int, default=1000, help="steps between sheets of samples")
+    parser.add_argument("--sheets", type=int, default=1000, help="steps between snapshots with a sheet of samples")
     parser.add_argument("--name", help="the folder in the cache (default: the version)")
     parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon")
     options = parser.parse_args()
@@ -441,6 +467,7 @@ def main() -> None:
         if trainer.step % options.every == 0 or trainer.step == last:
             trainer.save_checkpoint()
         if trainer.step % options.sheets == 0 or trainer.step == last:
+            trainer.save_snapshot()
             trainer.sample_sheet()
 
 
