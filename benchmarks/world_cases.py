@@ -137,10 +137,10 @@ def other_looks(scene: Scene) -> list[Scene]:
 def candidates(case: Case) -> list[Scene]:
     """What a result is compared with: every object with the case's own look, on its walls, with its hats; every wall;
     source and target with other looks."""
-    target, source = case.target, case.source
-    found = {replace(target, thing=thing): None for thing in scenes.things()}
-    found |= {replace(source, thing=thing): None for thing in scenes.things()}
-    for scene in (source, target):
+    found: dict[Scene, None] = {}
+    for scene in (case.source, case.target):
+        can = scenes.wearers() if scene.hat else scenes.things()
+        found |= {replace(scene, thing=thing): None for thing in can}
         found |= {replace(scene, wall=wall): None for wall in scenes.WALLS}
         if scene.thing in scenes.wearers():
             found |= {replace(scene, hat=hat): None for hat in ("", *scenes.named("hat"))}

@@ -8,6 +8,7 @@ soft blobs, no blocks. Both steps are isometries: an error in the latent *is* th
 """
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ def _cosines(kind: int, n: int) -> Tensor:
     return rows
 
 
+@cache
 def border_mix(size: int) -> Tensor:
     """The orthogonal matrix that mixes the pixels of a line on both sides of each block border, (size, size).
 
@@ -47,10 +49,12 @@ class LappedCodec(nn.Module):
     mean: Tensor
     basis: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = CHANNELS, lapped: bool = True) -> None:
+        """Without `lapped` it is the plain transform of blocks, to compare with."""
         super().__init__()
+        self.channels, self.lapped = channels, lapped
         self.register_buffer("mean", torch.zeros(3 * PATCH * PATCH))
-        self.register_buffer("basis", torch.zeros(CHANNELS, 3 * PATCH * PATCH))  # orthonormal rows
+        self.register_buffer("basis", torch.zeros(channels, 3 * PATCH * PATCH))  # orthonormal rows
 
     def fit(self, pictures: Tensor) -> float:
         """Set the basis from pictures (N, 3, H, W) in [-1, 1]; returns the share of variance it keeps."""
@@ -58,14 +62,20 @@ class LappedCodec(nn.Module):
         mean = patches.mean(0)
         covariance = (patches - mean).T @ (patches - mean) / len(patches)
         values, vectors = torch.linalg.eigh(covariance)  # ascending
-        basis = vectors[:, -CHANNELS:].flip(1).T
+        basis = vectors[:, -self.channels :].flip(1).T
         self.mean.copy_(mean)
         self.basis.copy_(basis * basis.sum(1, keepdim=True).sign())  # a sign convention, so that refits agree
-        return float(values[-CHANNELS:].sum() / values.sum())
+        return float(values[-self.channels :].sum() / values.sum())
 
-    @staticmethod
-    def _patches(pictures: Tensor) -> Tensor:
-        rows, columns = (border_mix(n).to(pictures) for n in pictures.shape[-2:])
+    def _mixes(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """What mixes the rows and the columns of these pictures."""
+        height, width = pictures.shape[-2:]
+        if not self.lapped:
+            return torch.eye(height).to(pictures), torch.eye(width).to(pictures)
+        return border_mix(height).to(pictures), border_mix(width).to(pictures)
+
+    def _patches(self, pictures: Tensor) -> Tensor:
+        rows, columns = self._mixes(pictures)
         return nn.functional.pixel_unshuffle(rows @ pictures @ columns.T, PATCH)
 
     def encode(self, pictures: Tensor) -> Tensor:
@@ -75,5 +85,5 @@ class LappedCodec(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         patches = torch.einsum("cp,bchw->bphw", self.basis.to(latents), latents)
         mixed = nn.functional.pixel_shuffle(patches + self.mean.to(latents)[:, None, None], PATCH)
-        rows, columns = (border_mix(n).to(mixed) for n in mixed.shape[-2:])
+        rows, columns = self._mixes(mixed)
         return rows.T @ mixed @ columns

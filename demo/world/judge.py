@@ -32,7 +32,7 @@ else:
 PATH = Path(__file__).parent / "weights" / "judge.safetensors"
 HATS = ("", *scenes.named("hat"))
 FEATURES = 192
-SCENES, STEPS, BATCH, RATE = 16_000, 1_400, 96, 3e-3
+SCENES, STEPS, BATCH, RATE = 16_000, 1_200, 64, 3e-3
 CHECK = 1_000
 
 

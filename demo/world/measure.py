@@ -11,7 +11,7 @@ Scenes and prompts that training never had, the host's own sampler, 20 Euler ste
 - the distance of samples to the nearest training picture of the same object and wall, beside that of fresh renders.
 
 `--checkpoint FILE` measures a checkpoint or snapshot of `train.py` instead of `weights/`; `--curve` only the adherence,
-for all snapshots of a run's folder.
+for all snapshots of a run's folder; `--codecs` only what linear codecs keep.
 """
 
 import argparse
@@ -35,6 +35,7 @@ from PIL import Image  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from demo.world import judge, scenes  # noqa: E402
+from demo.world.codec import LappedCodec  # noqa: E402
 from inversion import DDIM, FixedPoint, Grid, Level, invert, psnr, sample  # noqa: E402
 
 BATCH, STEPS = 32, 20
@@ -230,6 +231,20 @@ def measure(checkpoint: Path | None, version: str, quick: bool) -> None:
     print(f"  nearest of {POOL} training pictures: samples {near:.1f} dB, fresh renders {apart:.1f} dB")
 
 
+def codecs() -> None:
+    """What linear codecs of 8 x 8 blocks keep of unseen scenes, with and without overlap, by their channels."""
+    fitted, unseen = (
+        torch.from_numpy(np.stack([scenes.picture(s) for s in group])).movedim(-1, 1) * 2 - 1
+        for group in ([scenes.training_scene(i) for i in range(1000)], prompts(200))
+    )
+    for channels in (16, 24, 32, 48):
+        for lapped in (False, True):
+            codec = LappedCodec(channels, lapped)
+            codec.fit(fitted)
+            error = ((codec.decode(codec.encode(unseen)) - unseen) / 2).square().mean()
+            print(f"{channels} channels, {'lapped' if lapped else 'blocks'}: {-10 * float(error.log10()):.1f} dB")
+
+
 @torch.inference_mode()
 def curve(folder: Path, version: str, cfg: float, count: int) -> None:
     asked = prompts(count)
@@ -247,7 +262,10 @@ def main() -> None:
     parser.add_argument("--curve", type=Path, help="a folder that train.py left; needs a version")
     parser.add_argument("--cfg", type=float, default=4.0, help="for --curve")
     parser.add_argument("--count", type=int, default=96, help="prompts for --curve")
+    parser.add_argument("--codecs", action="store_true", help="only what linear codecs keep")
     options = parser.parse_args()
+    if options.codecs:
+        return codecs()
     if (options.checkpoint or options.curve) and not options.version:
         parser.error("say which version the checkpoint is: flow or eps")
     if options.curve:

@@ -30,7 +30,7 @@ WALLS = {
     "purple": (138, 92, 184),
 }
 RARITY = 20  # a rare object is drawn this many times less often in training
-HAT_WIDTH, HAT_SINK = 0.52, 0.14  # a hat's width and how deep it sits, as shares of its wearer's width and height
+HAT_WIDTH, HAT_SINK = 0.52, 0.07  # a hat's width and how deep it sits, as shares of its wearer's width and size
 WEARERS = frozenset({"person", "animal face", "face"})
 VARIANTS = {"heart": 0.5, "hand": 0.5, "person": 0.5}  # how often one of a family with many variants is drawn
 
@@ -116,6 +116,13 @@ def _extent(name: str) -> tuple[float, float, float, float]:
     return width, height, (foot[0] + foot[-1] + 1) / 2 / TILE - 0.5, (foot[-1] - foot[0] + 1) / 2 / TILE
 
 
+@cache
+def _head(name: str) -> float:
+    """How high a sprite is between its ears, as a share of the tile."""
+    middle = _sprites()[name][:, TILE // 2 - TILE // 10 : TILE // 2 + TILE // 10, 3]
+    return 1 - int(np.nonzero((middle > 0.5).mean(1) > 0.5)[0][0]) / TILE
+
+
 def _weights(start: float, length: float, mirrored: bool = False) -> tuple[int, np.ndarray]:
     """How the pixels of a picture's line average a tile laid from `start` over `length`: the first pixel, weights.
 
@@ -185,13 +192,9 @@ def picture(scene: Scene) -> np.ndarray:
 
 def _hat_place(scene: Scene) -> tuple[float, float, float]:
     """A hat's x, base and size, on top of its wearer's head."""
-    width, height, _, _ = _extent(scene.thing)
-    hat_width, _, _, _ = _extent(scene.hat)
-    return (
-        scene.x,
-        scene.base - scene.size * height * (1 - HAT_SINK),
-        scene.size * min(width, 0.9) * HAT_WIDTH / hat_width,
-    )
+    width, hat_width = _extent(scene.thing)[0], _extent(scene.hat)[0]
+    base = scene.base - scene.size * (_head(scene.thing) - HAT_SINK)
+    return scene.x, base, scene.size * min(width, 0.9) * HAT_WIDTH / hat_width
 
 
 def scene(random: np.random.Generator, thing: str, wall: str, hat: str = "") -> Scene:

@@ -166,7 +166,7 @@ def test_tuning_and_final_cases_have_no_scene_in_common() -> None:
 
 
 def test_the_judge_tells_truth_source_and_wrong_looks_apart() -> None:
-    asked = world_cases.cases()[3:30:3]
+    asked = world_cases.cases()[5:9]
     source, truth = world_cases.sources(asked), world_cases.truths(asked)
     scores = world_cases.judge(asked, truth, source, truth)
     assert all(scores["success"])
