@@ -174,7 +174,7 @@ def train() -> None:
         optimizer.step()
         schedule.step()
         if step % 100 == 99:
-            print(f"{step + 1}/{STEPS}  loss {float(loss):.3f}  {time.time() - started:.0f} s", flush=True)
+            print(f"{step + 1}/{STEPS}  loss {loss.item():.3f}  {time.time() - started:.0f} s", flush=True)
     PATH.parent.mkdir(exist_ok=True)
     half = {k: v.half() if v.is_floating_point() else v for k, v in judge.state_dict().items()}
     save_file({k: v.contiguous() for k, v in half.items()}, PATH, {"trained": "demo/world/judge.py", "licence": "MIT"})

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import world_cases
 from demo import text
-from demo.world import scenes
+from demo.world import judge, scenes
 from demo.world.codec import PATCH, LappedCodec, border_mix
 
 FOX = scenes.Scene("fox", "green", x=0.45, base=0.85, size=0.6, light=(0.1, -0.05))
@@ -178,3 +178,18 @@ def test_the_judge_tells_truth_source_and_wrong_looks_apart() -> None:
     seen = world_cases.judge(asked, mirrored, source, truth)
     assert np.mean(seen["look"]) < 0.5
     assert np.mean(seen["colour"]) == 1
+
+
+def test_the_classifier_names_what_unseen_scenes_show() -> None:
+    random = np.random.default_rng(3)
+    described = []
+    for i in range(60):
+        hat = ("", "crown", "hat")[i % 3]
+        thing = str(random.choice(scenes.wearers() if hat else scenes.things()))
+        described.append(scenes.unseen_scene(900_000 + i, thing, str(random.choice(list(scenes.WALLS))), hat))
+    shown = torch.from_numpy(np.stack([scenes.picture(scene) for scene in described])).movedim(-1, 1)
+    seen = judge.load().see(shown)
+    right = [(s.thing == a.thing) + (s.wall == a.wall) + (s.hat == a.hat) for s, a in zip(described, seen, strict=True)]
+    assert np.mean(right) > 2.9
+    noise = torch.rand(shown.shape, generator=torch.Generator().manual_seed(0))
+    assert len({answer.thing for answer in judge.load().see(noise)}) < 20  # noise is nothing in particular
