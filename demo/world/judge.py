@@ -165,10 +165,11 @@ def train() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             logits = judge(_worn(small[drawn].float() / 255, random))
         weights = (1.0, 0.5, 0.5)
-        loss = sum(
+        losses = [
             w * functional.cross_entropy(answer.float(), labels[drawn, i], label_smoothing=0.05)
             for i, (answer, w) in enumerate(zip(logits, weights, strict=True))
-        )
+        ]
+        loss = torch.stack(losses).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -131,7 +131,7 @@ class Measured:
             inversion = invert(denoiser, latent, grid, method)
             again = self.vae.decode(self.model.model.process_latent_out(sample(denoiser, inversion.latent, grid)))
             own = [_own_look(world_cases, s, picture) for s, picture in zip(described, again, strict=True)]
-            found[name] = (float(psnr(again, truth).mean()), float(np.mean(own)))
+            found[name] = (psnr(truth, again, 1.0), float(np.mean(own)))
         return found
 
 

@@ -206,7 +206,7 @@ class Muon(torch.optim.Optimizer):
         return x.float()
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             shapes: dict[tuple[int, int, bool], list[nn.Parameter]] = {}
             for p in group["params"]:
@@ -215,6 +215,7 @@ class Muon(torch.optim.Optimizer):
             for (_, columns, turned), alike in shapes.items():
                 updates = []
                 for p in alike:
+                    assert p.grad is not None
                     momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
                     momentum.lerp_(p.grad, 1 - group["momentum"])
                     update = torch.lerp(p.grad, momentum, group["momentum"]).flatten(1)
@@ -252,7 +253,8 @@ class Trainer:
         if version == "flow":
             self.trained["text"] = self.encoder
         self.ema = {k: v.detach().clone() for k, v in self.trained.state_dict().items()}
-        matrices, others = [], []
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for name, p in self.trained.named_parameters():
             inner = (
                 p.ndim >= 2 and name.startswith("unet.") and not name.startswith(("unet.input_blocks.0.", "unet.out."))
