@@ -8,5 +8,5 @@
     measure.py  how good it is
     judge.py    which object and wall colour a picture shows, by features that are not the model's own
 
-Nothing here imports the host except `train.py` and `measure.py`; `nodes/world.py` wraps the parts as host objects.
+Nothing here imports the host except `train.py` and `measure.py`; `nodes/demo/world.py` wraps the parts as host objects.
 """

@@ -45,7 +45,7 @@ POOL = 20_000  # training scenes among which the nearest is looked for
 
 def load(checkpoint: Path | None, version: str) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE from the weights in the repository, or from what training left."""
-    world = inprocess.load_pack() and __import__(f"{inprocess.NAME}.nodes.world", fromlist=["world"])
+    world = inprocess.load_pack() and __import__(f"{inprocess.NAME}.nodes.demo.world", fromlist=["demo"])
     if checkpoint is None:
         return world.load(version)
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)

@@ -15,7 +15,7 @@ def loaded(pack: ModuleType, request: pytest.FixtureRequest) -> tuple[Any, Any, 
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-    world = importlib.import_module(f"{pack.__name__}.nodes.world")
+    world = importlib.import_module(f"{pack.__name__}.nodes.demo.world")
     scenes, text = (importlib.import_module(f"{pack.__name__}.demo.{name}") for name in ("world.scenes", "text"))
     pictures = torch.stack([torch.from_numpy(scenes.picture(scenes.unseen_scene(i, "fox", "blue"))) for i in range(8)])
     torch.manual_seed(0)

@@ -46,7 +46,7 @@ def test_rows_equal_a_plain_loop_and_bad_pictures_say_why(undisturbed: Output, p
         if not row["problem"]:
             expected = plain(pipe, Image.open(pictures / name), "a red heart", 5, FixedPoint())
             assert row["latent"] == expected.latent.flatten().tolist()
-            assert row["residuals"] == expected.residuals.tolist()
+            assert row["residuals"] == expected.residuals[:, 0].tolist()
             assert row["verdict"] == expected.verdict
             assert row["calls"] == list(expected.calls)
             again = record(row)

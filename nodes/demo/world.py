@@ -14,10 +14,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..demo import text
-from ..demo.world import network
-from ..demo.world.codec import CHANNELS, PATCH, LappedCodec
-from .demo import DemoBaseModel, DemoModelConfig, _clip
+from ...demo import text
+from ...demo.world import network
+from ...demo.world.codec import CHANNELS, PATCH, LappedCodec
+from .model import DemoBaseModel, DemoModelConfig, _clip
 
 VERSIONS = {"eps": "vprediction", "flow": "flow"}
 WEIGHTS = Path(network.__file__).parent / "weights"
