@@ -99,15 +99,16 @@ class Departure:
         """The edit's state at `level`, given the departure there."""
         return self.source.state(level, e) + e
 
-    def __call__(self, e: Tensor, level: Level, ahead: bool = False) -> Tensor:
+    def __call__(self, x: Tensor, level: Level, ahead: bool = False) -> Tensor:
         """The estimate d of the departure's clean latent, equation (1). A model call; between levels perhaps two.
 
         Arguments:
+            x: the departure e, (B, C, ...).
             ahead: whether the sampler only looks ahead from its last question. What the mask leaves out is then left
                 out of `e` already. To leave it out again would be a step of its own, which a sampler that divides by
                 a small sigma makes far too large; so outside the mask the last answer stands.
         """
-        grid = self.source.grid
+        e, grid = x, self.source.grid
         k, on_it = grid.nearest(level)
         self.moved += not on_it
         self.calls += 1
@@ -125,10 +126,9 @@ class Departure:
         self.shown = (point + e, denoised)
         # Of the slopes, because their difference is 0 to the last bit where the predictions are the same.
         d = grid.denoised(e, grid.slope(point + e, denoised, level) - slope, level)
-        found = None
-        if self.keep.background:
-            self.automatic.add(d)
-            found = 1 - self.keep.background * (1 - self.automatic.found())
+        found = self.automatic.add(d) if self.keep.background else None
+        if found is not None:
+            found = 1 - self.keep.background * (1 - found)
         mask = self._masked(found)
         if mask is None:
             return d

@@ -22,10 +22,11 @@ class DifferenceMask:
         self.threshold, self.dilation = threshold, dilation
         self.difference: Tensor | None = None  # (B, 1, ...)
 
-    def add(self, difference: Tensor) -> None:
-        """Take in a difference of two estimates, (B, C, ...)."""
+    def add(self, difference: Tensor) -> Tensor | None:
+        """Take in a difference of two estimates, (B, C, ...); returns the mask with it."""
         size = difference.square().mean(1, keepdim=True).sqrt()
         self.difference = size if self.difference is None else size.lerp(self.difference, MEMORY)
+        return self.found()
 
     def found(self) -> Tensor | None:
         """The mask so far, (B, 1, ...), from 0 to 1; None before the first difference."""

@@ -93,8 +93,10 @@ class Inversion:
         def of(x: Tensor | None, axis: int) -> Tensor | None:
             return None if x is None else x.index_select(axis, torch.tensor(places, device=x.device))
 
-        parts = {name: of(getattr(self, name), 1) for name in ("trajectory", "points", "slopes", "residuals", "noise")}
-        return replace(self, **parts, **{name: of(getattr(self, name), 0) for name in ("drift", "partner")})
+        second = ("trajectory", "points", "slopes", "residuals", "noise")
+        parts: dict[str, Any] = {name: of(getattr(self, name), 1) for name in second}
+        parts |= {name: of(getattr(self, name), 0) for name in ("drift", "partner")}
+        return replace(self, **parts)
 
     def state(self, level: Level, like: Tensor) -> Tensor:
         """The state at `level`, (B, C, ...); between two levels on the straight line from one state to the other.

@@ -156,7 +156,9 @@ def _guided_nr_inputs(in_node: bool) -> list[io.Input]:
 
 def _guided_nr(model: Any, given: dict[str, Any]) -> tuple[Method, list[str]]:
     del model
-    fixed = "sign" if given["gradient"] == "auto" else given["gradient"]  # auto is decided when the model is loaded
+    fixed: Any = (
+        "sign" if given["gradient"] == "auto" else given["gradient"]
+    )  # auto is decided when the model is loaded
     named = {name: given[name] for name in ("iterations", "guidance", "start", "tolerance")}
     return GuidedNewton(gradient=fixed, **named), []
 

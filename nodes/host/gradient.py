@@ -138,7 +138,7 @@ def _unmarked(models: list[nn.Module]) -> Iterator[None]:
     """Ordinary tensors on the same memory in place of inference tensors among the weights; shared ones stay shared."""
     ordinary: dict[int, Tensor] = {}  # by the id of what they stand for
     replaced: list[tuple[dict, str, Tensor]] = []
-    places = [
+    places: list[tuple[dict[str, Any], str, Tensor]] = [
         (held, name, weight)
         for model in models
         for part in model.modules()

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import comfy.model_management
 import comfy.samplers
@@ -21,8 +21,6 @@ from ...inversion import Callback, Grid, InversionError, Level
 from .draws import Draws
 from .hooks import HookSchedules
 from .latents import check_fits, kind
-
-G = TypeVar("G", bound="Guider")
 
 
 class Guider(comfy.samplers.CFGGuider):
@@ -56,12 +54,12 @@ def guider_for(
     source_cfg: float = 1.0,
     *,
     connect: str = "Connect it: an empty CLIP Text Encode will do.",
-    kind: type[G] = Guider,  # type: ignore[assignment]
-) -> G:
+    kind: Any = Guider,
+) -> Any:
     """A guider for these prompts. `negative` may be None where the host does not evaluate it.
 
     Arguments:
-        kind: its class.
+        kind: its class, `Guider` or one made of it.
         connect: what to do about a `negative` that is missing.
 
     Raises:

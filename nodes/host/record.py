@@ -159,7 +159,7 @@ def _checked_signature(made: Any, kind: str) -> dict[str, Any]:
     """What `signature` made; older records have no sampling rule. InversionError where it is damaged."""
     made = checked.mapping("the model", made)
     names = ["latent format", "model class", *(["sampling rule"] if "sampling rule" in made else [])]
-    signature = {name: checked.title(f"the {name}", made.get(name)) for name in names}
+    signature: dict[str, Any] = {name: checked.title(f"the {name}", made.get(name)) for name in names}
     if made.get("state space") != kind:
         raise checked.damaged("the state space", made.get("state space"), f"{kind!r} like the levels")
     if "sampling rule" in made:

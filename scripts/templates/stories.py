@@ -193,7 +193,7 @@ def any_sampler(scene: Scene) -> None:
         ("New prompt, dpmpp_2m", target, "dpmpp_2m"),
     ):
         guider = page.add("INV_EditGuider", 3, f"Edit Guider: {title}", positive=prompt, **common)
-        given = {"guider": guider["GUIDER"], "noise": guider["NOISE"], "sigmas": guider["SIGMAS"]}
+        given: dict[str, Any] = {"guider": guider["GUIDER"], "noise": guider["NOISE"], "sigmas": guider["SIGMAS"]}
         sampler = page.add("KSamplerSelect", 3, f"Sampler: {title}", sampler_name=name)["SAMPLER"]
         drawn = page.add("SamplerCustomAdvanced", 3, title, sampler=sampler, latent_image=guider["LATENT"], **given)
         scene.show(title, scene.decode(drawn["LATENT"]))
