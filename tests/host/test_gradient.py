@@ -43,6 +43,7 @@ def nothing_left_behind(bench: Bench) -> Iterator[None]:
         return getattr(MANAGEMENT, "in_training", None), str(bench.model.model_options), torch.get_rng_state().tolist()
 
     weights = {name: weight.clone() for name, weight in bench.model.model.state_dict().items()}
+    wanted = [weight.requires_grad for weight in bench.model.model.parameters()]
     before = state()
     yield
     assert state() == before
@@ -50,7 +51,7 @@ def nothing_left_behind(bench: Bench) -> Iterator[None]:
     after = bench.model.model.state_dict()
     assert after.keys() == weights.keys()
     assert all(torch.equal(after[name], weights[name]) for name in weights)
-    assert not any(weight.requires_grad for weight in bench.model.model.parameters())
+    assert [weight.requires_grad for weight in bench.model.model.parameters()] == wanted
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

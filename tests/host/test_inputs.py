@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import comfy.k_diffusion.sampling
 import comfy.samplers
 import pytest
 import torch
@@ -176,8 +177,14 @@ def test_the_highest_seed(bench: Bench, pack) -> None:
     highest = 0xFFFFFFFFFFFFFFFF
     for method in ("GuidedNR", "FixedPoint"):
         assert bench.invert(method, steps=2, seed=highest)[0]["samples"].isfinite().all()
-        with pytest.raises(pack.inversion.InversionError, match=f"cannot take the seed {highest}"):
-            bench.invert(method, steps=2, seed=highest, sampler="euler_ancestral")
+        try:
+            comfy.k_diffusion.sampling.default_noise_sampler(torch.zeros(1, 4), seed=highest)
+        except (RuntimeError, OverflowError, ValueError):
+            with pytest.raises(pack.inversion.InversionError, match=f"cannot take the seed {highest}"):
+                bench.invert(method, steps=2, seed=highest, sampler="euler_ancestral")
+        else:  # older hosts do not
+            up = bench.invert(method, steps=2, seed=highest, sampler="euler_ancestral")[0]
+            assert up["samples"].isfinite().all()
     assert flow_edited(bench, {**bench.latent, "noise_mask": HALF}).isfinite().all()
     up = bench.invert(steps=2)[0]
     assert run(pack.nodes.seeds.Seeds, model=bench.model, latent=up, seed=highest)[0]["samples"].isfinite().all()
