@@ -73,12 +73,17 @@ def as_input(pictures: np.ndarray) -> Tensor:
     return torch.from_numpy(pictures).movedim(-1, 1).float() / 127.5 - 1
 
 
-def pool() -> tuple[LappedCodec, Tensor]:
-    """The codec and the latents of the training scenes, (POOL, 32, 16, 16) in half precision; made once."""
+def pool(known: dict[str, Tensor] | None) -> tuple[LappedCodec, Tensor]:
+    """The codec and the latents of the training scenes, (POOL, 32, 16, 16) in half precision; made once.
+
+    `known` is the codec of a run that goes on: a pool made with another one, on another machine say, is made again.
+    """
     world = hashlib.sha256(_render((0, 32)).tobytes()).hexdigest()[:12]  # another world, another pool
     path = CACHE / f"pool-{POOL}-{world}.safetensors"
     codec = LappedCodec()
-    if not path.exists():
+    if known:
+        codec.load_state_dict(known)
+    if not path.exists() or (known and not torch.equal(load_file(path)["codec.basis"], codec.basis)):
         CACHE.mkdir(parents=True, exist_ok=True)
         started, step = time.time(), 500
         latents = torch.empty(POOL, CHANNELS, GRID, GRID, dtype=torch.float16)
@@ -86,12 +91,13 @@ def pool() -> tuple[LappedCodec, Tensor]:
         with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as workers:
             first: list[np.ndarray] = []
             for (a, b), pictures in zip(spans, workers.imap(_render, spans), strict=True):
-                if a < FIT:
+                if a < FIT and not known:
                     first.append(pictures)
-                if b == FIT:
+                    if b < FIT:
+                        continue
                     print(f"codec keeps {codec.fit(as_input(np.concatenate(first))):.4f} of the variance", flush=True)
                     latents[:b] = codec.encode(as_input(np.concatenate(first))).half()
-                elif b > FIT:
+                else:
                     latents[a:b] = codec.encode(as_input(pictures)).half()
                 print(f"\r{b}/{POOL} scenes, {(time.time() - started):.0f} s", end="", flush=True)
         print()
@@ -231,16 +237,17 @@ class Trainer:
     # every operation, which is what costs when others use the machine too.
     WORKERS = 1 if torch.cuda.is_available() else 2
 
-    def __init__(self, version: str, folder: Path, optimizer: str = "muon") -> None:
+    def __init__(self, version: str, folder: Path, known: dict | None, optimizer: str = "muon") -> None:
+        """`known` is the state to go on from, or the flow version's; its codec and scale stay."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.version, self.step, self.folder = version, 0, folder
         self.objective = Flow() if version == "flow" else VPrediction()
         self.decay: tuple[int, int] | None = None  # from which step, over how many
         self.folder.mkdir(parents=True, exist_ok=True)
         self.vocabulary = text.Vocabulary(scenes.vocabulary())
-        self.codec, self.latents = pool()
+        self.codec, self.latents = pool(known["codec"] if known else None)
         # Half-way between raw and whitened: raw drowns the detail, whitened drowns what the eye sees.
-        self.scale = self.latents[::10].float().std((0, 2, 3)).rsqrt()
+        self.scale = known["scale"] if known else self.latents[::10].float().std((0, 2, 3)).rsqrt()
         started = time.time()
         self.scenes = [scenes.training_scene(i) for i in range(POOL)]
         print(f"{len(scenes.things())} objects, {len(self.vocabulary.known)} words, {POOL} scenes "
@@ -450,13 +457,15 @@ def main() -> None:
         if state is None:
             raise SystemExit(f"no checkpoint in {folder}: train first")
         state["decay"] = (state["step"], options.decay)
-    trainer = Trainer(options.version, final if options.decay else folder, options.optimizer)
-    if state is not None:
-        trainer.resume(state)
-    elif options.version == "vprediction":
+    flow = None
+    if state is None and options.version == "vprediction":
         flow = checkpoint(CACHE / "flow-final") or checkpoint(CACHE / "flow")
         if flow is None:
             raise SystemExit("train the flow version first")
+    trainer = Trainer(options.version, final if options.decay else folder, state or flow, options.optimizer)
+    if state is not None:
+        trainer.resume(state)
+    elif flow is not None:
         trainer.start_from_flow(flow)
     last = sum(trainer.decay) if trainer.decay else options.steps
     started, first, losses = time.time(), trainer.step, []
