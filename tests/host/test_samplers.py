@@ -201,7 +201,7 @@ def test_a_noise_mask_set_beside_the_guider_counts(bench: Bench, records: dict[i
     assert relative(out[..., :8], bench.latent["samples"][..., :8]) > 0.1
 
 
-@pytest.mark.parametrize("kind", ["EPS", "V_PREDICTION", "EDM"])
+@pytest.mark.parametrize("kind", ["EPS", "V_PREDICTION", "EDM", "FLOW"])
 def test_any_number_of_steps(pack, kind: str) -> None:
     bench = micro(pack, kind)
     for steps in (1, 2, 4, 20):
