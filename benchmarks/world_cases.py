@@ -101,6 +101,12 @@ def variants(thing: str) -> tuple[str, ...]:
     return ("skin", " ".join(words[:-2])) if words[-1] == "skin" else ()
 
 
+def parts(thing: str) -> tuple[str, str]:
+    """An object and its attribute: ("heart", "red"), ("thumbs up", "tan skin"), ("fox", "")."""
+    words, of = thing.split(), variants(thing)
+    return (of[-1], " ".join(word for word in words if word not in of[-1].split())) if of else (thing, "")
+
+
 def pictures(described: Sequence[Scene]) -> Tensor:
     """Scenes as the host's IMAGE, (B, 128, 128, 3) in [0, 1]."""
     return torch.from_numpy(np.stack([scenes.picture(scene) for scene in described]))
@@ -172,6 +178,9 @@ def judge(asked: Sequence[Case], edited: Tensor, source: Tensor, truth: Tensor) 
         asked: the cases.
         edited: what came out, decoded, (B, 128, 128, 3).
         source, truth: their round trips through the codec, so that what the codec loses is not blamed on the edit.
+
+    "object", "attribute" (a heart's colour, a skin, a hat), "colour" (of the wall), "look" and "success" (all of them)
+    say whether the nearest candidate is the one asked for.
     """
     kept = (1 - changed(asked)).unsqueeze(-1)
     share = kept.mean((1, 2, 3))
@@ -188,13 +197,13 @@ def judge(asked: Sequence[Case], edited: Tensor, source: Tensor, truth: Tensor) 
         "PSNR": decibels(error.mean((1, 2, 3))),
         "structure": (self_similarity(small) - self_similarity(small_source)).square().mean((1, 2)),
     }
-    found = [nearest(case, picture) for case, picture in zip(asked, edited, strict=True)]
+    pairs = [(nearest(case, picture), case.target) for case, picture in zip(asked, edited, strict=True)]
     right = {
-        "object": [scene.thing == case.target.thing for case, scene in zip(asked, found, strict=True)],
-        "hat": [scene.hat == case.target.hat for case, scene in zip(asked, found, strict=True)],
-        "colour": [scene.wall == case.target.wall for case, scene in zip(asked, found, strict=True)],
-        "look": [_look(scene) == _look(case.target) for case, scene in zip(asked, found, strict=True)],
-        "success": [scene == case.target for case, scene in zip(asked, found, strict=True)],
+        "object": [parts(a.thing)[0] == parts(b.thing)[0] for a, b in pairs],
+        "attribute": [(parts(a.thing)[1], a.hat) == (parts(b.thing)[1], b.hat) for a, b in pairs],
+        "colour": [a.wall == b.wall for a, b in pairs],
+        "look": [_look(a) == _look(b) for a, b in pairs],
+        "success": [a == b for a, b in pairs],
     }
     listed = {name: values.tolist() for name, values in scores.items()}
     return listed | {name: [float(value) for value in values] for name, values in right.items()}

@@ -43,12 +43,12 @@ class WorldLatent(comfy.latent_formats.LatentFormat):
         return latent / self.scale.to(latent)
 
 
-def load(version: str) -> tuple[Any, comfy.sd.CLIP, comfy.sd.VAE]:
-    """MODEL, CLIP and VAE of the wide world's model, version "eps" or "flow"."""
-    path = WEIGHTS / "shared.safetensors"
+def load(version: str, folder: Path = WEIGHTS) -> tuple[Any, comfy.sd.CLIP, comfy.sd.VAE]:
+    """MODEL, CLIP and VAE of the wide world's model, version "eps" or "flow", from a folder of weights."""
+    path = folder / "shared.safetensors"
     with safe_open(path, "pt") as file:
         vocabulary = json.loads(file.metadata()["vocabulary"])
-    unet = comfy.utils.load_torch_file(str(WEIGHTS / f"{VERSIONS[version]}.safetensors"))
+    unet = comfy.utils.load_torch_file(str(folder / f"{VERSIONS[version]}.safetensors"))
     return assemble(version, comfy.utils.load_torch_file(str(path)), unet, vocabulary)
 
 
