@@ -14,8 +14,8 @@ from .stories import EASYINV, EDIT, WIDTHS, Scene
 
 NAME = "Invert and Edit"
 DESCRIPTION = (
-    "Inverts a picture and regenerates it under a new prompt. What the new prompt does not change is kept, as far as "
-    "preserve says, and everything outside a mask."
+    "Edits a picture with a new prompt. The source prompt says what the picture shows, the target prompt what it should "
+    "show. A mask keeps everything outside it."
 )
 INPUTS, OUTPUTS = -10, -20
 SIZE = (340, 480)

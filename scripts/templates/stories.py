@@ -262,7 +262,7 @@ def invert_once_edit_many(scene: Scene) -> None:
     inverted = scene.invert(EASYINV, source, scene.encode(scene.images[0]))
     page.add("INV_Save", 2, latent=inverted["LATENT"])
     file = "inversions/inversion_00001_.inversion.safetensors [output]"
-    page.add("INV_Load", 2, "Load Inversion (wake it after a restart)", muted=True, file=file)
+    page.add("INV_Load", 2, "Load Inversion (unmute it after a restart)", muted=True, file=file)
     targets = {
         "Another skin": "thumbs up dark skin tone on blue background",
         "Another place": "thumbs up light skin tone on orange background",
@@ -324,9 +324,9 @@ PINK, RED = DRAWING.format("pink"), DRAWING.format("red")
 EXAMPLE: Step = ("LoadImage", {"image": "example.png"})
 STYLE = "style.safetensors"
 
-QUEUE = "Queue this: it needs no download."
+QUEUE = "Press **Run**. Nothing has to be downloaded."
 FILES = """\
-Files, in ComfyUI's folder:
+Put these files into ComfyUI's folder:
 
 {files}
 
@@ -334,13 +334,13 @@ Files, in ComfyUI's folder:
 YOURS = (
     FILES
     + """\
-Choose your picture in **Load Image**, which has ComfyUI's example, and describe it in the source prompt; the target \
-prompt says what should be different. **Crop and scale** makes it SIZE x SIZE, which suits the model."""
+Choose your picture in **Load Image**. Write in the *source prompt* what it shows. Write the same in the *target prompt*, \
+with the words changed that should change. **Crop and scale** makes the picture SIZE x SIZE, which suits the model."""
 )
 BACK = """\
-**Edit From Latent** regenerates it under the *target prompt*, and under the *source prompt* to show what is kept."""
+**Edit From Latent** draws it again: under the *target prompt*, and under the *source prompt* to show what is kept."""
 MORE = """\
-More **cfg** of the edit follows the target prompt more; less **denoise** of the inversion keeps more of the picture."""
+If the picture changes too little, raise **cfg** of the edit. If it changes too much, lower **cfg** or raise **preserve**."""
 
 
 def yours(size: int) -> str:
@@ -359,14 +359,15 @@ TEMPLATES = [
 
 {QUEUE}
 
-1. **Demo Picture** is the picture to edit. Use **Load Image** for your own, with your own model's loader, CLIP \
-and VAE in place of **Load Demo Model**.
-2. The *source prompt* says what the picture shows. **Invert Image** finds the noise that regenerates it.
-3. **Edit From Latent** with the same prompt gives the picture back (*reconstruction*); with the *target prompt* it \
-gives the *edit*. White in *May change* is where the two prompts' predictions differ; the rest is kept, as far as \
-**preserve** says.
+1. **Demo Picture** is the picture to edit. The *source prompt* says what it shows.
+2. **Invert Image** finds the noise from which the model draws this picture.
+3. **Edit From Latent** draws the picture again. With the source prompt it gives the *reconstruction*. With the \
+*target prompt* it gives the *edit*.
+4. White in *May change* is where the edit may change the picture. **preserve** says how strongly the rest is kept.
 
-Change the target prompt and queue again: the picture is not inverted a second time.""",
+Change the target prompt and press **Run** again: only the edit runs.
+
+For your own picture open the template of your model: *sd15*, *sdxl*, *sdxl_turbo*, *sd3* or *flux*.""",
         edit(
             "red heart on blue background",
             "green heart on blue background",
@@ -383,11 +384,11 @@ Change the target prompt and queue again: the picture is not inverted a second t
 
 {QUEUE}
 
-White in the **mask** is where the picture may change. All else comes back as it was, whatever the target prompt \
-asks for: here the left half. **feather** of the edit softens the border, inward.
+White in the **mask** is where the picture may change. The rest stays exactly as it is: here the left half. **feather** \
+of the edit softens the border.
 
-For your own picture paint the mask: **Load Image**, *Open in MaskEditor* from its menu, and its mask output in the \
-place of the three mask nodes. Without a mask the edit finds by itself where the two prompts differ.""",
+For your own picture use **Load Image**. Paint the mask with *Open in MaskEditor* from its menu, and connect its mask \
+output in place of the three mask nodes. Without a mask the edit finds by itself where the two prompts differ.""",
         exact_background,
         shows=("Original", "Edited"),
     ),
@@ -398,11 +399,11 @@ place of the three mask nodes. Without a mask the edit finds by itself where the
 
 {QUEUE}
 
-**Invert Image (Guided NR)** solves each step of the inversion in two iterations, so that a handful of steps is \
-enough: 4 here, as for Turbo, Lightning and schnell models. The report says how well it went; **check** has it measured.
+**Invert Image (Guided NR)** works with few steps: 4 here, as for Turbo, Lightning and schnell models. The report says \
+how accurate the inversion is. **check** measures it.
 
-The *reconstruction* is made under the source prompt, the *edit* under the target prompt. Change the target prompt and \
-queue again: only the edit runs.""",
+The *reconstruction* uses the source prompt, and the *edit* the target prompt. Change the target prompt and press \
+**Run** again: only the edit runs.""",
         edit(
             "red heart on blue background",
             "yellow heart on blue background",
@@ -419,10 +420,10 @@ queue again: only the edit runs.""",
 
 {QUEUE}
 
-One inversion serves three edits. Change a target prompt and queue again: only that edit runs.
+One inversion serves three edits. Change a target prompt and press **Run** again: only that edit runs.
 
-**Save Inversion** keeps it in the output folder. After a restart wake **Load Inversion** (Ctrl M), press R, choose \
-the file, and connect its *latent* to the edits: there is nothing to invert.""",
+**Save Inversion** keeps the inversion in the output folder. After a restart of ComfyUI: unmute **Load Inversion** \
+(Ctrl M), press R, choose the file, and connect its *latent* to the edits. Then nothing has to be inverted.""",
         invert_once_edit_many,
         shows=("Original", "Another skin", "Another place", "Another gesture"),
         pictures=[("INV_DemoPicture", {"emoji": "thumbs up light skin tone", "background": "blue"})],
@@ -435,11 +436,11 @@ the file, and connect its *latent* to the edits: there is nothing to invert.""",
 
 {QUEUE}
 
-**Edit Guider** is an edit for **SamplerCustomAdvanced**. Connect all four of its outputs. Then choose any sampler in \
+**Edit Guider** makes an edit in **SamplerCustomAdvanced**. Connect all four of its outputs. Then choose a sampler in \
 **KSamplerSelect**, or use the sampler of another pack.
 
-Under the source prompt every sampler gives the picture back exactly, at no extra model call. Under the target prompt \
-it edits. **Edit From Latent** has the same list of samplers in its own *sampler* widget.""",
+With the source prompt every sampler gives the picture back exactly. With the target prompt it makes the edit. \
+**Edit From Latent** has the same samplers in its own *sampler* widget.""",
         any_sampler,
         shows=("Original", "New prompt, er_sde"),
         pictures=[("INV_DemoPicture", {"emoji": "panda", "background": "green"})],
@@ -452,9 +453,11 @@ it edits. **Edit From Latent** has the same list of samplers in its own *sampler
 
 {QUEUE}
 
-**Inversion Report** shows what the inverted latent alone gives back, without the record, and how far each step is \
-from its exact inverse. *EasyInv* and *DDIM* (**Fixed Point** with one iteration from the native start) make one \
-model call a step, *Guided NR* two, and *Fixed Point* as many as a step needs.
+**Inversion Report** samples from the inverted latent alone, without its record, and shows how accurate the inversion is.
+
+- *EasyInv* and *DDIM* take one model call per step. DDIM is **Fixed Point** with *iterations* 1 and *start* native.
+- *Guided NR* takes two calls per step.
+- *Fixed Point* takes as many calls as a step needs.
 
 With the record **Edit From Latent** gives the picture back exactly after each of them. Try fewer steps, or another \
 cfg.""",
@@ -469,13 +472,13 @@ cfg.""",
 
 {QUEUE}
 
-1. A small picture is scaled up, which adds no detail. **Invert Image** with a **denoise** below 1 goes only part \
-of the way to noise: the layout stays.
-2. Its *noise* and *sigmas* start ComfyUI's own sampler there, and *euler_ancestral*, which adds noise of its own, \
-draws the detail anew. (**Edit From Latent** would give back exactly what was inverted, blur and all.)
+1. A small picture is scaled up, which adds no detail.
+2. **Invert Image** with a **denoise** below 1 goes only a part of the way to noise. So the layout stays.
+3. ComfyUI's own sampler starts from its *noise* and *sigmas*. It is *euler_ancestral*, which adds noise of its own and \
+so draws new detail. (**Edit From Latent** would give the blurred picture back exactly.)
 
-For your own: **Load Image** in the place of **Demo Picture** and *A small picture*, your model's loader, and in \
-**Upscale** a size that suits it. Less **denoise** keeps more, more **cfg** draws more.""",
+For your own picture use **Load Image** in place of **Demo Picture** and *A small picture*, and your model's loader. \
+Set a size in **Upscale** that suits the model. Less **denoise** keeps more, and more **cfg** draws more.""",
         partial_upscale,
         shows=("Upscaled", "Redrawn"),
         pictures=[("INV_DemoPicture", {"emoji": "tiger face", "background": "yellow"})],
@@ -487,12 +490,12 @@ For your own: **Load Image** in the place of **Demo Picture** and *A small pictu
 
 {QUEUE}
 
-Both pictures are inverted, and **Interpolate Inversions** goes from the noise and the prompt of the one to those \
-of the other. **Edit From Latent** draws the frames; the first and the last are the two pictures.
+Both pictures are inverted. **Interpolate Inversions** goes from the noise and the prompt of the first picture to those \
+of the last. **Edit From Latent** draws the frames. The first and the last frame are exactly the two pictures.
 
-For your own: **Load Image** twice, pictures of one size, the same settings in both **Invert Image** nodes, and \
-**cfg** of the edit as there. More **frames** make smaller steps; if a frame falls apart, try *predictions* for \
-**prompts**.""",
+For your own pictures use **Load Image** twice. Both need the same size, and the same settings in **Invert Image**. \
+Leave **cfg** of the edit as in the inversions. More **frames** make smaller steps. If a frame falls apart, set \
+**prompts** to *predictions*.""",
         interpolate,
         shows=("Frames",),
         pictures=[
@@ -507,12 +510,12 @@ For your own: **Load Image** twice, pictures of one size, the same settings in b
 
 {QUEUE}
 
-The demo model has seldom seen a clown, and draws it badly from random noise. **Seeds From Examples** makes noise \
-that is near that of three inverted pictures of one; from there ComfyUI's sampler draws it well, also where it \
-never was.
+The demo model has seldom seen a clown, and draws it badly from random noise. Here three pictures of clowns are \
+inverted. **Seeds From Examples** makes new noise that is like theirs. From this noise ComfyUI's sampler draws clowns \
+well, on a new background too.
 
-For your own: a few pictures of one kind and one size, and a prompt that fits them all. More **spread** and more \
-**fresh** give more variety, and less of the examples; the lower node has **fresh** at 1, which is random noise.""",
+For your own use a few pictures of one kind and one size, and a prompt that fits them all. More **spread** and more \
+**fresh** give more variety. The lower node has **fresh** at 1, which is random noise.""",
         rare_seeds,
         shows=("From random noise", "From examples"),
         pictures=[("INV_DemoPicture", {"emoji": CLOWN, "background": name}) for name in ("red", "purple", "white")],
@@ -522,12 +525,12 @@ For your own: a few pictures of one kind and one size, and a prompt that fits th
         f"""\
 # A style from a LoRA
 
-**Invert Image** sees the plain model, **Edit From Latent** the model with a LoRA, under the same prompt: the picture \
-stays what it is, in the style of the LoRA.
+**Invert Image** gets the plain model. **Edit From Latent** gets the model with a LoRA, and the same prompt. So the \
+picture stays, in the style of the LoRA.
 
-{FILES}Choose any SD 1.x checkpoint, a LoRA for it, and your picture, and say in the prompt what it shows (with the \
-LoRA's trigger word, if it has one). More **strength_model** is more of the style, more **preserve** more of the \
-picture.""",
+{FILES}Choose any SD 1.x checkpoint, a LoRA for it, and your picture. Write in the prompt what the picture shows, and \
+the LoRA's trigger word, if it has one. More **strength_model** gives more of the style. More **preserve** keeps more \
+of the picture.""",
         style_lora,
         shows=("Original", "In the new style"),
         loaders=checkpoint("v1-5-pruned-emaonly-fp16.safetensors"),
@@ -539,7 +542,7 @@ picture.""",
         f"""\
 # Edit a picture with Stable Diffusion 1.5
 
-**Invert Image (EasyInv)** finds the noise that regenerates a picture, at one model call a step. {BACK}
+**Invert Image (EasyInv)** finds the noise from which the model draws your picture. {BACK}
 
 {yours(512)} {MORE} Any SD 1.x checkpoint will do.""",
         edit(PINK, RED, EASYINV, cfg=3.0, size=512, saved="edit_sd15"),
@@ -553,8 +556,7 @@ picture.""",
         f"""\
 # Edit a picture with SDXL
 
-**Invert Image (Fixed Point)** finds the noise that regenerates a picture, repeating each step until it is \
-solved. {BACK}
+**Invert Image (Fixed Point)** finds the noise from which the model draws your picture. {BACK}
 
 {yours(1024)} {MORE} Any SDXL checkpoint will do.""",
         edit(PINK, RED, ("INV_FixedPoint", {}), cfg=3.0, size=1024, saved="edit_sdxl"),
@@ -568,10 +570,11 @@ solved. {BACK}
         f"""\
 # Edit a picture with SDXL Turbo, in 4 steps
 
-**Invert Image (Guided NR)** inverts *euler_ancestral*, which Turbo is made for, with the noise that it adds held \
-fixed. {BACK}
+**Invert Image (Guided NR)** finds the noise from which the model draws your picture, with *euler_ancestral*, the \
+sampler for Turbo. {BACK}
 
-{yours(512)} Turbo takes no negative prompt: leave **cfg** at 1. Less **denoise** keeps more of the picture.""",
+{yours(512)} Turbo takes no negative prompt, so leave **cfg** at 1. If the picture changes too much, lower **denoise** \
+of the inversion.""",
         edit(
             PINK,
             RED,
@@ -590,11 +593,9 @@ fixed. {BACK}
         f"""\
 # Edit a picture with Stable Diffusion 3.5
 
-**Invert Image (Fixed Point)** finds the noise that regenerates a picture, repeating each step until it is \
-solved. {BACK}
+**Invert Image (Fixed Point)** finds the noise from which the model draws your picture. {BACK}
 
-{yours(1024)} {MORE} A checkpoint without text encoders, such as *sd3.5_medium*, needs **TripleCLIPLoader** for its \
-CLIP.""",
+{yours(1024)} {MORE} A checkpoint without text encoders, such as *sd3.5_medium*, needs **TripleCLIPLoader** too.""",
         edit(PINK, RED, ("INV_FixedPoint", {"scheduler": "sgm_uniform"}), cfg=3.0, size=1024, saved="edit_sd3"),
         shows=("Original", "Edited"),
         loaders=checkpoint("sd3.5_large_fp8_scaled.safetensors"),
@@ -606,10 +607,10 @@ CLIP.""",
         f"""\
 # Edit a picture with Flux
 
-**Invert Image (Fixed Point)** finds the noise that regenerates a picture, at a **FluxGuidance** of 1. {BACK}
+**Invert Image (Fixed Point)** finds the noise from which the model draws your picture, with **FluxGuidance** at 1. {BACK}
 
-{yours(1024)} Flux takes no negative prompt: leave **cfg** at 1; more *guidance of the edit* follows the target prompt \
-more. For *flux1-schnell*, which does not read the guidance, set **steps** to 4.""",
+{yours(1024)} Flux takes no negative prompt, so leave **cfg** at 1. If the picture changes too little, raise \
+*Guidance of the edit*. For *flux1-schnell* set **steps** to 4. It does not read the guidance.""",
         edit(
             PINK,
             RED,
