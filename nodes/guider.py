@@ -14,6 +14,7 @@ from .edit_run import Edit, preserving, sampling_grid
 from .host import record
 from .host.attention import Structure
 from .host.guider import Guider, WalkSampler
+from .host.latents import single
 from .host.masks import mask_for
 from .schema import SAMPLING, cfg_input, schema, within_bounds
 
@@ -41,6 +42,7 @@ class EditGuider(Guider):
         disable_pbar: bool = False,
         seed: int | None = None,
     ) -> Tensor:
+        latent_image = single(latent_image)
         goes_on = not noise.any()
         if sigmas.shape[-1] == 0:  # what the host's own guiders do with nothing to do
             return latent_image

@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import comfy.cli_args
 import comfy.model_management
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
@@ -19,6 +20,8 @@ from .guider import HostDenoiser, asks_one_prompt
 AGREEMENT = (0.1, 3e-3)
 AGREEMENT_IN_HALF_PRECISION = (0.3, 3e-2)
 PROBE_CALLS = 4
+# The host's switches against what takes a model call for one without a backward pass; newer versions have them.
+COMPILERS = ("disable_comfy_compiler", "disable_cuda_graphs")
 
 
 @contextlib.contextmanager
@@ -102,8 +105,27 @@ def recording(denoiser: HostDenoiser) -> Iterator[Denoiser]:
             return denoiser(x, level)
 
     models = [patcher.model for patcher in _patchers(denoiser)]
-    with torch.inference_mode(False), torch.autograd.graph.allow_mutation_on_saved_tensors(), _unmarked(models):
+    mutable = torch.autograd.graph.allow_mutation_on_saved_tensors()
+    with _compilers_off(), torch.inference_mode(False), mutable, _unmarked(models):
         yield recorded
+
+
+@contextlib.contextmanager
+def _compilers_off() -> Iterator[None]:
+    """The host's model compiler and CUDA graphs off, and as they were afterwards.
+
+    Newer versions plan a model's memory from its first calls, which keep nothing for a backward pass. The host asks for
+    both switches at each call.
+    """
+    switches = comfy.cli_args.args
+    before = {name: getattr(switches, name) for name in COMPILERS if hasattr(switches, name)}
+    for name in before:
+        setattr(switches, name, True)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(switches, name, value)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...inversion import Grid, InversionError
 from .guider import HostDenoiser
-from .latents import to_state
+from .latents import single, to_state
 
 
 def fixed_noise(denoiser: HostDenoiser, x: Tensor, grid: Grid) -> Tensor | None:
@@ -25,10 +25,9 @@ def fixed_noise(denoiser: HostDenoiser, x: Tensor, grid: Grid) -> Tensor | None:
             f"The host's euler_ancestral cannot take the seed {seed}: it counts one up, and that is too large. Take a "
             "lower one."
         ) from error
-    scale = getattr(denoiser.guider.inner_model.model_sampling, "noise_scale", 1.0)  # newer hosts' flow models
     noise = torch.empty(grid.steps, *x.shape, dtype=x.dtype)
     for step, (upper, lower) in zip(noise, pairwise(grid.levels), strict=True):
-        step.copy_(draw(upper.sigma, lower.sigma) * scale)  # where the model is, each only for as long as it is copied
+        step.copy_(draw(upper.sigma, lower.sigma))  # where the model is, each only for as long as it is copied
     return noise
 
 
@@ -54,7 +53,7 @@ class InvertedNoise:
                 "FreeNoise, an option of the context windows on this model, shuffles the frames of every NOISE, also "
                 "of an inverted one. Turn freenoise off, or come down with Edit From Latent."
             )
-        samples = latent["samples"].float().cpu()
+        samples = single(latent["samples"]).float().cpu()
         if samples.ndim == self.x.ndim - 1:
             samples = samples.unsqueeze(2)
         if samples.shape != self.x.shape:

@@ -369,6 +369,7 @@ FAMILIES = {
 }
 
 ABSENT = {
+    "0.33.0": {},
     "0.30.0": {},
     "0.3.75": dict.fromkeys(
         (

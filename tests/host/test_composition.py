@@ -829,8 +829,28 @@ def test_nested_latents_are_refused(eps: Bench) -> None:
     error = eps.pack.inversion.InversionError
     with pytest.raises(error, match="several latents"):
         up(eps, latent=nested)
+    inverted = up(eps)
     with pytest.raises(error, match="several latents"):
-        down(eps, {**up(eps), **nested})
+        down(eps, {**inverted, **nested})
+    node = eps.pack.nodes.guider.EditGuiderNode.execute(eps.model, eps.other, inverted, 1.0, 0.8)
+    guider, _, noise, sigmas = node.args
+    euler = comfy.samplers.sampler_object("euler")
+    for given in (noise, nodes_custom_sampler.DisableNoise.execute().args[0]):
+        with pytest.raises(error, match="several latents"):
+            nodes_custom_sampler.SamplerCustomAdvanced.execute(given, guider, euler, sigmas, nested)
+
+
+@pytest.mark.parametrize("method", ["EasyInv", "FixedPoint", "GuidedNR"])
+def test_nested_latents_are_refused_by_inverting_samplers(eps: Bench, method: str) -> None:
+    """Which get them packed into one row of numbers, before the host's callbacks (previews) see anything."""
+    nested = comfy.nested_tensor.NestedTensor([eps.latent["samples"], torch.ones(1, 8, 4)])
+    guider = comfy.samplers.CFGGuider(eps.model)
+    guider.set_conds(eps.positive, eps.negative)
+    noise, sigmas = nodes_custom_sampler.RandomNoise.execute(0).args[0], eps.pack.nodes.host.scheduled_sigmas
+    with pytest.raises(eps.pack.inversion.InversionError, match="several latents"), torch.inference_mode():
+        nodes_custom_sampler.SamplerCustomAdvanced.execute(
+            noise, guider, eps.sampler(method), sigmas(eps.model, 2, "normal", 1.0), {"samples": nested}
+        )
 
 
 @pytest.mark.parametrize("way", ["up", "down"])

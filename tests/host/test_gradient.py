@@ -5,6 +5,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+import comfy.cli_args
 import comfy.model_management
 import pytest
 import torch
@@ -134,6 +135,32 @@ def test_an_exception_in_the_middle_leaves_nothing_behind(bench: Bench, what: st
             invert(bench, "autograd", model)
     finally:
         MANAGEMENT.interrupt_current_processing(False)
+
+
+@pytest.mark.parametrize("ends", ["well", "with an error"])
+def test_the_hosts_compilers_are_off_while_a_gradient_is_recorded(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """Their switches are newer hosts'; one that has neither gets none."""
+    switches = comfy.cli_args.args
+    monkeypatch.setattr(switches, "disable_comfy_compiler", False, raising=False)
+    monkeypatch.delattr(switches, "disable_cuda_graphs", raising=False)
+    seen = []
+
+    def look(apply_model: Any, given: dict) -> Tensor:
+        seen.append((given["input"].requires_grad, switches.disable_comfy_compiler))
+        if ends != "well" and len(seen) == 8:
+            raise KeyError("a patch of the user's")
+        return apply_model(given["input"], given["timestep"], **given["c"])
+
+    model = bench.model.clone()
+    model.set_model_unet_function_wrapper(look)
+    with contextlib.nullcontext() if ends == "well" else pytest.raises(KeyError):
+        invert(bench, "autograd", model, check=True)
+    assert {off for recorded, off in seen if recorded} == {True}
+    assert (seen[-1][1] is False) == (ends == "well")  # the check afterwards is the host's own way
+    assert switches.disable_comfy_compiler is False
+    assert not hasattr(switches, "disable_cuda_graphs")
 
 
 def replaced(bench: Bench, change: str, monkeypatch: pytest.MonkeyPatch) -> Any:

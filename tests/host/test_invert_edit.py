@@ -1,6 +1,7 @@
 """Invert Image (EasyInv) and Edit From Latent on the host's own objects, on a trained eps-family and a flow model."""
 
 import math
+from typing import Any
 
 import comfy.sample
 import comfy.samplers
@@ -242,7 +243,7 @@ def test_the_family_of_every_sampling_rule_of_the_host(flow: Bench) -> None:
     import comfy.model_sampling as rules
 
     families = {"CONST": "flow", "EPS": "ve", "V_PREDICTION": "ve", "EDM": "ve", "X0": "ve", "COSMOS_RFLOW": "ve"}
-    refused = {"IMG_TO_IMG", "IMG_TO_IMG_FLOW", "V_PREDICTION_DDPM"}
+    refused = {"IMG_TO_IMG", "IMG_TO_IMG_FLOW", "IMG_TO_IMG_VELOCITY", "V_PREDICTION_DDPM"}
     found = {name: c for name, c in vars(rules).items() if hasattr(c, "noise_scaling") and isinstance(c, type)}
     assert set(found) <= set(families) | refused
     for name, rule in found.items():
@@ -251,6 +252,35 @@ def test_the_family_of_every_sampling_rule_of_the_host(flow: Bench) -> None:
         else:
             with pytest.raises(flow.pack.inversion.InversionError, match=name):
                 flow.pack.nodes.host.kind(rule())
+
+
+@pytest.mark.parametrize("scale", [0.0, 8.0])
+def test_a_flow_model_whose_noise_is_none_or_another_is_refused(flow: Bench, scale: float) -> None:
+    """Whatever its class: rules that refine a picture are flow rules without noise, and newer hosts have more."""
+    import comfy.model_sampling as rules
+
+    class Other(rules.ModelSamplingDiscreteFlow, rules.CONST):
+        def noise_scaling(self, sigma: Any, noise: Any, latent_image: Any, max_denoise: bool = False) -> Any:
+            return latent_image if scale == 0 else sigma * scale * noise + (1 - sigma) * latent_image
+
+    model = flow.model.clone()
+    model.add_object_patch("model_sampling", Other(model.model.model_config))
+    with pytest.raises(flow.pack.inversion.InversionError, match="no noise to" if scale == 0 else "ModelNoiseScale"):
+        flow.invert(model=model)
+
+
+def test_the_hosts_own_noise_scale_is_refused_in_words(flow: Bench) -> None:
+    import comfy_extras.nodes_model_advanced as advanced
+
+    if not hasattr(advanced, "ModelNoiseScale"):
+        pytest.skip("this ComfyUI has no ModelNoiseScale")
+    node = advanced.ModelNoiseScale()
+    (scaled,) = getattr(node, node.FUNCTION)(flow.model, 2.0)
+    with pytest.raises(flow.pack.inversion.InversionError, match=r"takes 0\.5 of the noise"):
+        flow.invert(model=scaled)
+    (plain,) = getattr(node, node.FUNCTION)(flow.model, 1.0)
+    latent, *_ = flow.invert(model=plain, steps=3)
+    assert relative(flow.edit(model=plain, latent=latent)[0]["samples"], flow.latent["samples"]) <= 1e-5
 
 
 def test_noise_refuses_another_size(flow: Bench) -> None:
