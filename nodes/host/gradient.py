@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import comfy.cli_args
+import comfy.ldm.modules.attention
 import comfy.model_management
 import torch
-from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, nn
 
 from ...inversion import Denoiser, Grid, GuidedNewton, InversionError, Level
@@ -72,6 +72,8 @@ def prepared(
 def obstacle(denoiser: HostDenoiser) -> str | None:
     """Why the model, as it is loaded, would give no gradient or a wrong one; None if nothing speaks against it."""
     options = denoiser.options["model_options"]
+    if _plain_attention() is None:
+        return "this ComfyUI has no PyTorch attention where the pack looks for it"
     if "multigpu_clones" in options:
         return "it runs on several GPUs"
     if "torch_compile_kwargs" in options:
@@ -151,8 +153,12 @@ def _training(denoiser: HostDenoiser) -> Iterator[None]:
 
 
 def _differentiable_attention(chosen: Callable, *args: Any, **kwargs: Any) -> Tensor:
-    del chosen
-    return attention_pytorch(*args, **kwargs)
+    return (_plain_attention() or chosen)(*args, **kwargs)
+
+
+def _plain_attention() -> Callable | None:
+    """The host's attention that has a backward pass; None where it has another name."""
+    return getattr(comfy.ldm.modules.attention, "attention_pytorch", None)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import comfy.cli_args
+import comfy.ldm.modules.attention
 import comfy.model_management
 import pytest
 import torch
@@ -195,6 +196,8 @@ def replaced(bench: Bench, change: str, monkeypatch: pytest.MonkeyPatch) -> Any:
             return out.detach() + 0.5 * (out - out.detach())
 
         model.set_model_unet_function_wrapper(halved)
+    elif change == "a renamed attention":
+        monkeypatch.delattr(comfy.ldm.modules.attention, "attention_pytorch")
     elif change == "too little memory":
 
         def full(apply_model: Any, given: dict) -> Tensor:
@@ -211,6 +214,7 @@ def replaced(bench: Bench, change: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     [
         ("dynamic VRAM", "dynamic VRAM"),
         ("offloaded", "offloaded to main memory"),
+        ("a renamed attention", "no PyTorch attention"),
         ("compiled", "it is compiled"),
         ("compiled in place", "it is compiled"),
         ("quantised", "weights are quantised .*float8_e4m3fn"),
