@@ -48,5 +48,10 @@ class PatchCodec(nn.Module):
         return torch.einsum("cp,bphw->bchw", self.basis.to(patches), centred)
 
     def decode(self, latents: Tensor) -> Tensor:
+        if latents.shape[1] != len(self.basis):
+            raise ValueError(
+                f"The demo model takes latents of {len(self.basis)} channels, got {latents.shape[1]}, shape "
+                f"{tuple(latents.shape)}. Decode what the demo model's own VAE or sampler made."
+            )
         patches = torch.einsum("cp,bchw->bphw", self.basis.to(latents), latents)
         return nn.functional.pixel_shuffle(patches + self.mean.to(latents)[:, None, None], PATCH)

@@ -178,7 +178,10 @@ class InvertNode(io.ComfyNode):
         noise = host.InvertedNoise(model, inversion.latent, grid.levels[0].sigma, seed)
         verdict = inversion.verdict if decibels is None else of_round_trip(decibels, grid.steps)
         took = f"{seconds:.1f} seconds at cfg {cfg:g}."
-        report = report_text([verdict, inversion.report(), *plan.remarks, remark, took])
+        remarks = [*plan.remarks, remark]
+        if host.left_by_uni_pc(grid.levels[-1].sigma):
+            remarks.append(host.UNI_PC)
+        report = report_text([verdict, inversion.report(), *remarks, took])
         return io.NodeOutput(out, noise, host.lasting_sigmas(grid), report)
 
 

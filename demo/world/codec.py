@@ -83,6 +83,11 @@ class LappedCodec(nn.Module):
         return torch.einsum("cp,bphw->bchw", self.basis.to(pictures), centred)
 
     def decode(self, latents: Tensor) -> Tensor:
+        if latents.shape[1] != len(self.basis):
+            raise ValueError(
+                f"The demo model takes latents of {len(self.basis)} channels, got {latents.shape[1]}, shape "
+                f"{tuple(latents.shape)}. Decode what the demo model's own VAE or sampler made."
+            )
         patches = torch.einsum("cp,bchw->bphw", self.basis.to(latents), latents)
         mixed = nn.functional.pixel_shuffle(patches + self.mean.to(latents)[:, None, None], PATCH)
         rows, columns = self._mixes(mixed)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ...demo import network, pictures, text
 from ...demo.codec import PATCH, PatchCodec
+from ..host.latents import check_channels
 
 VERSIONS = {"eps": "vprediction", "flow": "flow"}
 
@@ -52,6 +53,7 @@ class DemoLatent(comfy.latent_formats.LatentFormat):
         self.latent_rgb_factors_bias = codec.mean.unflatten(0, (3, PATCH * PATCH)).mean(-1).tolist()
 
     def process_in(self, latent: Tensor) -> Tensor:
+        check_channels(latent, self)  # before any node of this pack sees it, the host scales what it samples from
         return latent * self.scale.to(latent)
 
     def process_out(self, latent: Tensor) -> Tensor:

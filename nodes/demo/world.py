@@ -17,6 +17,7 @@ from torch import Tensor
 from ...demo import text
 from ...demo.world import network
 from ...demo.world.codec import CHANNELS, PATCH, LappedCodec
+from ..host.latents import check_channels
 from .model import DemoBaseModel, DemoModelConfig, _clip
 
 VERSIONS = {"eps": "vprediction", "flow": "flow"}
@@ -37,6 +38,7 @@ class WorldLatent(comfy.latent_formats.LatentFormat):
         self.latent_rgb_factors_bias = codec.mean.unflatten(0, (3, PATCH * PATCH)).mean(-1).tolist()
 
     def process_in(self, latent: Tensor) -> Tensor:
+        check_channels(latent, self)  # before any node of this pack sees it, the host scales what it samples from
         return latent * self.scale.to(latent)
 
     def process_out(self, latent: Tensor) -> Tensor:

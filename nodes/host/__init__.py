@@ -23,7 +23,9 @@ from .latents import to_samples as to_samples
 from .latents import to_state as to_state
 from .noise import InvertedNoise as InvertedNoise
 from .noise import fixed_noise as fixed_noise
+from .sigmas import UNI_PC as UNI_PC
 from .sigmas import chosen_grid as chosen_grid
 from .sigmas import grid_of as grid_of
 from .sigmas import lasting_sigmas as lasting_sigmas
+from .sigmas import left_by_uni_pc as left_by_uni_pc
 from .sigmas import scheduled_sigmas as scheduled_sigmas

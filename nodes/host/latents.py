@@ -115,13 +115,21 @@ def check_fits(samples: Tensor, wanted: Any) -> None:
             f"This is {MEDIUM.get(samples.ndim, 'another')} latent in {MEDIUM.get(dimensions, 'another')} model: "
             f"{came}, but the model takes {dimensions} dimensions. Use the VAE that belongs to the model."
         )
-    if samples.shape[1] != wanted.latent_channels:
-        raise InversionError(
-            f"The model takes latents of {wanted.latent_channels} channels, got {samples.shape[1]}, shape "
-            f"{tuple(samples.shape)}. "
-            "Encode the picture with the VAE that belongs to this model."
-        )
+    check_channels(samples, wanted)
     if not samples.any():
         raise InversionError(
             "The latent is empty (all zeros). Connect a picture's latent, from VAE Encode, not an Empty Latent Image."
+        )
+
+
+def check_channels(samples: Tensor, wanted: Any) -> None:
+    """See that samples have the channels of the model's latent format `wanted`.
+
+    Raises:
+        InversionError: they have others.
+    """
+    if samples.shape[1] != wanted.latent_channels:
+        raise InversionError(
+            f"The model takes latents of {wanted.latent_channels} channels, got {samples.shape[1]}, shape "
+            f"{tuple(samples.shape)}. Encode the picture with the VAE that belongs to this model."
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...inversion import Callback, Departure, Grid, InversionError
 from ...inversion.playback import WORKING, Model, Playback, Sampler
 from .draws import seeded
-from .guider import HostDenoiser
+from .guider import HostDenoiser, WalkSampler
 from .latents import kind
 
 AS_INVERTED = "as inverted"
@@ -55,6 +55,7 @@ def play(
     Raises:
         InversionError: the sampler cannot follow an inversion; no model call has been made then.
     """
+    _check_descends(sampler)
     name = name or name_of(sampler)
     playable = _playable(sampler, denoiser, grid.sigmas, name)
     playback = Playback.prepare(playable, e, name, departure.source.trajectory.device)
@@ -62,7 +63,12 @@ def play(
 
 
 def play_plain(sampler: Any, denoiser: HostDenoiser, x: Tensor, grid: Grid, callback: Callback) -> tuple[Tensor, int]:
-    """(the clean latent, model calls), from the state `x` at the grid's first level, by a sampler of the host."""
+    """(the clean latent, model calls), from the state `x` at the grid's first level, by a sampler of the host.
+
+    Raises:
+        InversionError: the sampler is one of this pack's, which invert.
+    """
+    _check_descends(sampler)
     calls = 0
 
     class Counted(comfy.samplers.KSamplerX0Inpaint):
@@ -78,6 +84,14 @@ def play_plain(sampler: Any, denoiser: HostDenoiser, x: Tensor, grid: Grid, call
     model = Counted(denoiser.guider, levels)
     given = {"extra_args": dict(denoiser.options), "callback": show, "disable": True}
     return sampler.sampler_function(model, x, levels, **given, **sampler.extra_options), calls
+
+
+def _check_descends(sampler: Any) -> None:
+    if isinstance(sampler, WalkSampler):
+        raise InversionError(
+            "This SAMPLER inverts: it goes up to the noise, and an edit comes down from it. Connect one that samples, "
+            "such as KSamplerSelect."
+        )
 
 
 class _StandIn:

@@ -1,5 +1,6 @@
 """SIGMAS and schedules as a `Grid`."""
 
+import math
 from typing import Any
 
 import comfy.samplers
@@ -7,6 +8,12 @@ from torch import Tensor
 
 from ...inversion import Grid, InversionError
 from .latents import model_kind
+
+LEFT_BY_UNI_PC = 1e-3
+UNI_PC = (
+    "The SIGMAS end at 0.001. The host's uni_pc writes that over a last 0 in the SIGMAS that it is given, and a graph "
+    "uses the same numbers again. If a uni_pc in this graph has these SIGMAS, give it a scheduler node of its own."
+)
 
 
 def scheduled_sigmas(model: Any, steps: int, scheduler: str, denoise: float) -> Tensor:
@@ -50,7 +57,17 @@ def grid_of(model: Any, sigmas: Tensor, ancestral: bool = False) -> Grid:
             f"SIGMAS with {len(values)} value(s) make no step; two or more are needed. "
             "Check the scheduler node: denoise 0 and Split Sigmas at the end give empty SIGMAS."
         )
-    return Grid.from_sigmas(values, model_kind(model), ancestral=ancestral)
+    try:
+        return Grid.from_sigmas(values, model_kind(model), ancestral=ancestral)
+    except InversionError as error:
+        if not left_by_uni_pc(values[-1]):
+            raise
+        raise InversionError(f"{error} {UNI_PC}") from error
+
+
+def left_by_uni_pc(last: float) -> bool:
+    """Whether SIGMAS that end here may have been changed by the host's uni_pc."""
+    return math.isclose(last, LEFT_BY_UNI_PC, rel_tol=1e-6)
 
 
 def chosen_grid(

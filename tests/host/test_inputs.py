@@ -15,7 +15,7 @@ from families import FAMILIES
 from graphs import METHODS, Bench, defaults, demo, relative
 from torch import Tensor
 
-from nodes import ConditioningSetArea, ConditioningSetTimestepRange, VAEEncode
+from nodes import ConditioningSetArea, ConditioningSetTimestepRange, VAEDecode, VAEEncode
 
 
 @pytest.fixture(scope="module")
@@ -230,11 +230,32 @@ def test_an_empty_latent_into_a_sampler_is_refused(bench: Bench) -> None:
         through_sampler(bench, torch.zeros(1, 16, 16, 16))
 
 
+def test_the_demo_model_refuses_latents_of_another(pack, bench: Bench) -> None:
+    """Also in a SAMPLER, where the host scales the latent before the sampler sees it, and in its VAE."""
+    channels = bench.latent["samples"].shape[1]
+    samples = torch.ones(1, channels - 3, 16, 16)
+    message = f"takes latents of {channels} channels, got {channels - 3}"
+    for refuses in (lambda: through_sampler(bench, samples), lambda: bench.invert(latent={"samples": samples})):
+        with pytest.raises(bench.pack.inversion.InversionError, match=message):
+            refuses()
+    with pytest.raises(ValueError, match=message):
+        VAEDecode().decode(pack.nodes.demo.load("flow")[2], {"samples": samples})
+
+
+@pytest.mark.parametrize("preserve", [0.0, 0.8])
+def test_an_edit_refuses_a_sampler_that_inverts(bench: Bench, preserve: float) -> None:
+    node = bench.pack.nodes.guider.EditGuiderNode
+    given = {"model": bench.model, "positive": bench.other, "latent": bench.invert(steps=2)[0], "preserve": preserve}
+    guider, latent, noise, sigmas = run(node, **given)
+    with torch.inference_mode(), pytest.raises(bench.pack.inversion.InversionError, match="This SAMPLER inverts"):
+        SamplerCustomAdvanced.execute(noise, guider, bench.sampler("EasyInv"), sigmas, latent)
+
+
 @pytest.mark.parametrize(("height", "width"), [(3, 64), (64, 1), (2, 3)])
 def test_a_picture_smaller_than_a_patch(pack, height: int, width: int) -> None:
     vae = pack.nodes.demo.load("flow")[2]
     with torch.inference_mode(), pytest.raises(ValueError, match="4 x 4 pixels or more"):
-        VAEEncode().encode(vae, torch.rand(1, height, width, 3))
+        VAEEncode().encode(vae, torch.full((1, height, width, 3), 0.3))
 
 
 @pytest.mark.parametrize(("family", "side"), [("SD3", 8), ("Flux.2", 16), ("LTX-Video", 32), ("HunyuanImage 2.1", 32)])

@@ -4,10 +4,12 @@ import gc
 import os
 from typing import Any
 
+import comfy.samplers
 import pytest
 import torch
+from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustomAdvanced
 from families import FAMILIES
-from graphs import Bench, demo
+from graphs import Bench, defaults, demo
 
 RUNS, WARM_UP = 20, 4
 ALLOWED = 12 * 2**20  # bytes in all runs together; what Guided NR's gradient kept was 27 MB each
@@ -18,6 +20,12 @@ def resident() -> int:
     gc.collect()
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def tensors() -> int:
+    """How many tensors there are; the demo model's are too small to be seen in the process' memory."""
+    gc.collect()
+    return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +45,47 @@ def edited(bench: Bench, **inputs: Any) -> Any:
     return bench.edit(latent=latent, positive=bench.other, cfg=2.0, negative=bench.negative, **inputs)
 
 
+def run(node: Any, **inputs: Any) -> Any:
+    with torch.inference_mode():
+        return node.execute(**{**defaults(node), **inputs}).args
+
+
+def seeds(bench: Bench) -> Any:
+    return run(bench.pack.nodes.seeds.Seeds, model=bench.model, latent=bench.invert(steps=2)[0], count=8)
+
+
+def frames(bench: Bench) -> Any:
+    latents = {f"latent_{side}": bench.invert(steps=2)[0] for side in ("from", "to")}
+    prompts = {f"positive_{side}": bench.positive for side in ("from", "to")}
+    return run(bench.pack.nodes.interpolate.Interpolate, model=bench.model, frames=8, **latents, **prompts)
+
+
+def reported(bench: Bench) -> Any:
+    vae = bench.pack.nodes.demo.load("flow")[2]
+    given = {"model": bench.model, "positive": bench.positive, "latent": bench.invert(steps=2)[0], "vae": vae}
+    return run(bench.pack.nodes.report.InversionReport, **given)
+
+
+def guided(bench: Bench) -> Any:
+    """Edit Guider, through the host's own sampler node."""
+    given = {"model": bench.model, "positive": bench.other, "latent": bench.invert(steps=2)[0]}
+    guider, latent, noise, sigmas = run(bench.pack.nodes.guider.EditGuiderNode, **given)
+    sampler = comfy.samplers.sampler_object("dpmpp_2m")
+    with torch.inference_mode():
+        return SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent)
+
+
+def from_noise(bench: Bench) -> Any:
+    """An inverting SAMPLER, and Noise From Latent on what it made."""
+    guider = comfy.samplers.CFGGuider(bench.model)
+    guider.inner_set_conds({"positive": bench.positive})
+    sigmas = bench.pack.nodes.host.scheduled_sigmas(bench.model, 2, "normal", 1.0)
+    with torch.inference_mode():
+        none = RandomNoise.execute(0).args[0]
+        up = SamplerCustomAdvanced.execute(none, guider, bench.sampler("EasyInv"), sigmas, bench.latent).args[0]
+    return run(bench.pack.nodes.noise.NoiseFromLatent, model=bench.model, latent=up, sigmas=sigmas)
+
+
 RUN = {
     "EasyInv": lambda bench: bench.invert(steps=2),
     "Fixed Point": lambda bench: bench.invert("FixedPoint", steps=2, iterations=3),
@@ -49,6 +98,12 @@ RUN = {
     "Edit From Latent, structure": lambda bench: edited(bench, control="advanced", structure=0.5),
     "Edit From Latent, another sampler": lambda bench: edited(bench, sampler="dpmpp_2m"),
     "FlowEdit": flow_edit,
+    "Seeds From Examples": seeds,
+    "Interpolate Inversions": frames,
+    "Inversion Report": reported,
+    "Edit Guider": guided,
+    "Save and Load Inversion": lambda bench: bench.load(bench.save(bench.invert(steps=2)[0])),
+    "Inverting Sampler, Noise From Latent": from_noise,
 }
 
 
@@ -58,10 +113,11 @@ RUN = {
 def test_memory_is_flat(bench: Bench, what: str) -> None:
     for _ in range(WARM_UP):
         RUN[what](bench)
-    before = resident()
+    count, before = tensors(), resident()
     for _ in range(RUNS):
         RUN[what](bench)
     assert resident() - before <= ALLOWED
+    assert tensors() <= count
 
 
 def test_a_gradient_gives_the_hosts_own_weights_back(pack) -> None:

@@ -84,3 +84,18 @@ def advanced(bench: Bench, sampler: Any, sigmas: torch.Tensor, noise: Any = None
     with torch.inference_mode():
         noise = noise or bench.invert(steps=2)[1]
         return SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, bench.latent).args[0]["samples"]
+
+
+@pytest.mark.parametrize("last", [[0.5, 0.25, 0.0], [0.5, 0.0005, 0.0], [0.5, float("nan"), 0.0]])
+def test_sigmas_that_uni_pc_has_written_into_name_it(bench: Bench, last: list[float]) -> None:
+    """Those of the host's own nodes: they end at 0.001 then, and where the level before is lower they rise."""
+    sigmas = torch.tensor([0.9, *last])
+    assert "uni_pc" not in bench.invert(sigmas=torch.tensor([0.9, 0.5, 0.25, 0.0]))[3]
+    noise = bench.invert(steps=2)[1]
+    advanced(bench, comfy.samplers.sampler_object("uni_pc"), sigmas, noise)
+    assert sigmas[-1] == torch.tensor(0.001), "the host's uni_pc leaves SIGMAS alone by now"
+    if last[1] > 0.001:
+        assert "uni_pc in this graph" in bench.invert(sigmas=sigmas)[3]
+        return
+    with pytest.raises(bench.pack.inversion.InversionError, match="uni_pc in this graph"):
+        bench.invert(sigmas=sigmas)
