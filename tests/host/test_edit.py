@@ -232,7 +232,8 @@ def test_cfg_batches_partial_inversion_and_lora_on_the_edit_only(bench: Bench) -
     latent, _, _, _ = bench.invert(latent=batch, steps=4, denoise=0.6)
     other_weights = bench.model.clone()
     weight = bench.model.model.state_dict()["diffusion_model.out.2.weight"]
-    other_weights.add_patches({"diffusion_model.out.2.weight": (0.1 * torch.randn_like(weight),)})
+    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    other_weights.add_patches({"diffusion_model.out.2.weight": (0.1 * noise,)})
     for cfg in (1.0, 4.0, 10.0):
         out, _, mask = edited(bench, latent, cfg=cfg, mask=HALF)
         assert out.isfinite().all()

@@ -1,4 +1,7 @@
-"""What users of the host and of other packs have reported, tried on this one. Each test says where it comes from."""
+"""What users of the host and of other packs have met, tried on this one.
+
+Where there is a public report of it, it is named. What names none is of the same kind: what people connect.
+"""
 
 import importlib
 import random
@@ -26,9 +29,9 @@ def one(output: Any) -> Any:
 
 
 MODELS = {
-    # Comfy-Org/ComfyUI PR 2207: token merging draws its tokens at random, so that no two runs are the same.
+    # dbolya/tomesd pull request 25: token merging draws its tokens at random, and shifts all that is drawn afterwards.
     "token merging": lambda model: one(nodes_tomesd.TomePatchModel.execute(model, 0.5)),
-    # Comfy-Org/ComfyUI issue 2007: HyperTile chooses its tiles at random.
+    # Comfy-Org/ComfyUI issue 2007 and pull request 2207: HyperTile chooses its tiles at random.
     "HyperTile": lambda model: one(nodes_hypertile.HyperTile.execute(model, 32, 3, 0, False)),
 }
 
@@ -88,6 +91,7 @@ def test_a_model_that_answers_differently_each_time(eps: Bench) -> None:
 
 
 # --- batch nodes after an inversion: variations of one picture, an edit of one of a batch -----------------------------
+# Comfy-Org/ComfyUI issue 12051: Latent From Batch does not reproduce the picture that was in the batch.
 
 
 def repeated(latent: dict) -> dict:
@@ -134,7 +138,8 @@ def test_a_batch_with_a_stranger_in_it_is_refused(eps: Bench) -> None:
 
 
 # --- model patches of the host, without a negative prompt at cfg 1 and with one at cfg 3 ------------------------------
-# Comfy-Org/ComfyUI issue 7196 and PR 2201: SelfAttentionGuidance fails where the host leaves the negative prompt out.
+# lllyasviel/stable-diffusion-webui-forge pull request 1725: SelfAttentionGuidance fails at cfg 1, where there is no
+# negative prompt. It looks at the attention of that prompt: Comfy-Org/ComfyUI pull request 2201.
 
 PATCHES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "SelfAttentionGuidance": ("nodes_sag", "SelfAttentionGuidance", {"scale": 0.5, "blur_sigma": 2.0}),
@@ -214,7 +219,7 @@ def test_a_guider_without_the_negative_prompt_that_a_patch_needs(eps: Bench) -> 
 
 @pytest.mark.parametrize(("height", "width", "channels"), [(65, 47, 3), (64, 64, 4), (5, 130, 3), (4, 4, 3)])
 def test_pictures_of_any_size_and_with_transparency(pack, flow: Bench, height: int, width: int, channels: int) -> None:
-    """BlenderNeko/ComfyUI_Noise issues on odd sizes; the host crops to what the autoencoder takes."""
+    """ssitu/ComfyUI_UltimateSDUpscale issue 45: an error with transparency. The host crops to what the VAE takes."""
     vae = pack.nodes.demo.model.load("flow")[2]
     picture = torch.rand(1, height, width, channels, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
