@@ -4,6 +4,7 @@ import logging
 
 from comfy_api.latest import ComfyExtension, io
 
+from .background import RestoreBackground
 from .edit import EditFromLatent
 from .files import LoadInversion, SaveInversion
 from .flow_edit import FlowEdit
@@ -19,7 +20,7 @@ from .seeds import Seeds
 class InversionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         samplers = [*INVERTING_SAMPLERS, NoiseFromLatent, EditGuiderNode]
-        edits = [EditFromLatent, InversionReport, Interpolate, Seeds, FlowEdit]
+        edits = [EditFromLatent, RestoreBackground, InversionReport, Interpolate, Seeds, FlowEdit]
         return [*INVERT_NODES, *edits, SaveInversion, LoadInversion, *samplers, *demo_nodes()]
 
 
