@@ -194,8 +194,8 @@ def flow_edit(batch: Batch, setting: Setting) -> Tensor:
 WAYS: dict[str, dict[str, Any] | None] = {
     "plain": None,
     "default": {},
-    "anchored": {"control": "advanced", "anchor": 1.0, "anchor_end": 1.0, "background": 0.0, "structure": 0.0},
-    "structure": {"control": "advanced", "structure": 0.5},
+    "anchored": {"anchor": 1.0, "anchor_end": 1.0, "background": 0.0, "structure": 0.0},
+    "structure": {"structure": 0.5},
     "masked": {"mask": REGION},
 }
 EVERYWHERE = {"img2img, denoise 0.7", PLAIN, "DDIM, default", "FlowEdit"}

@@ -4,10 +4,12 @@ Write x for the source's state, known from its record at every level, and x + e 
 states that they visit depend linearly on where they start and on the estimates of the clean latent that they are given.
 So the sampler need not run on the picture. It runs on the *departure* e, from 0, and is given as estimates
 
-    d = M * [D_edit(p + e) - D_source(p)],                                                                       (1)
+    d = M * [(D_S(p + e) - D_p) + w (D_T(p + e) - D_S(p + e))],                                                 (1)
 
-with p the point where the inversion evaluated the model at that level, and D_source(p) what it found there, which is in
-the record. M is a mask. The result is the source's clean latent plus the departure's.
+with p the point where the inversion evaluated the model at that level, and D_p what it found there, which is in the
+record. D_S and D_T are the model with the source's prompt and with the edit's, w is the strength and M a mask. At w = 1
+D_S drops out, and a step is one model call. At w = 0 the source comes back. The result is the source's clean latent plus
+the departure's.
 
 - Under the source's own prompt d is 0 to the last bit, so e stays 0 and the source comes back exactly, with every
   affine sampler and without a further model call. In half precision too: the network sees the very states of the
@@ -69,15 +71,27 @@ class Departure:
         denoiser: the model with the edit's prompt.
         source: the inversion.
         keep: what to keep of it.
-        of_source: the model with the source's prompt, for samplers that ask between the record's levels. There the
-            source's state is interpolated, and its estimate is a model call more. Without it such a question is
-            answered at the record's nearest level: exact under the source's own prompt too, less exact under another.
+        of_source: the model with the source's prompt. Every strength but 1 needs it, and then a step is two calls.
+        strength: how far to go from the source's prompt to the edit's, >= 0; 1 is the edit's prompt as it is.
+        between: whether to ask `of_source` about the source, too, where a sampler asks between the record's levels.
+            There the source's state is interpolated, and its estimate is a model call more. Otherwise such a question
+            is answered at the record's nearest level: exact under the source's own prompt too, less exact under
+            another.
     """
 
     def __init__(
-        self, denoiser: Denoiser, source: Inversion, keep: Keep | None = None, of_source: Denoiser | None = None
+        self,
+        denoiser: Denoiser,
+        source: Inversion,
+        keep: Keep | None = None,
+        of_source: Denoiser | None = None,
+        strength: float = 1.0,
+        between: bool = False,
     ) -> None:
+        if of_source is None and (strength != 1 or between):
+            raise InversionError(f"A strength of {strength:g} needs the source's prompt; without it only 1 does.")
         self.denoiser, self.source, self.of_source = denoiser, source, of_source
+        self.strength, self.between = strength, between
         self.keep = keep or Keep()
         self.automatic = DifferenceMask(self.keep.threshold, self.keep.dilation)
         self.calls = self.source_calls = 0
@@ -112,7 +126,7 @@ class Departure:
         k, on_it = grid.nearest(level)
         self.moved += not on_it
         self.calls += 1
-        if not on_it and self.of_source is not None:
+        if not on_it and self.between:
             point, slope = self._source_between(e, level)
         else:
             level = grid.levels[k]
@@ -121,12 +135,20 @@ class Departure:
         if not denoised.isfinite().all():
             raise DivergedError(
                 f"The model gave values that are not finite at step {k + 1} of {grid.steps} of the edit (sigma "
-                f"{level.sigma:g}). Lower cfg, or run the model in a higher precision."
+                f"{level.sigma:g}). Lower cfg or strength, or run the model in a higher precision."
             )
         self.shown = (point + e, denoised)
         # Of the slopes, because their difference is 0 to the last bit where the predictions are the same.
         d = grid.denoised(e, grid.slope(point + e, denoised, level) - slope, level)
-        found = self.automatic.add(d) if self.keep.background else None
+        asked = d  # what the change of prompts asks for
+        if self.strength != 1:
+            assert self.of_source is not None
+            under_source = grid.slope(point + e, self.of_source(point + e, level), level) - slope
+            self.source_calls += 1
+            under_source = grid.denoised(e, under_source, level)
+            asked = d - under_source
+            d = under_source + self.strength * asked
+        found = self.automatic.add(asked) if self.keep.background else None
         if found is not None:
             found = 1 - self.keep.background * (1 - found)
         mask = self._masked(found)

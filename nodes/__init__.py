@@ -6,12 +6,14 @@ from comfy_api.latest import ComfyExtension, io
 
 from .background import RestoreBackground
 from .edit import EditFromLatent
+from .edit_settings import EditSettingsNode
 from .files import LoadInversion, SaveInversion
 from .flow_edit import FlowEdit
 from .guider import EditGuiderNode
 from .interpolate import Interpolate
 from .invert import INVERT_NODES, INVERTING_SAMPLERS
 from .noise import NoiseFromLatent
+from .old import OldEditFromLatent
 from .report import InversionReport
 from .schema import CATEGORY, missing
 from .seeds import Seeds
@@ -20,7 +22,8 @@ from .seeds import Seeds
 class InversionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         samplers = [*INVERTING_SAMPLERS, NoiseFromLatent, EditGuiderNode]
-        edits = [EditFromLatent, RestoreBackground, InversionReport, Interpolate, Seeds, FlowEdit]
+        edits = [EditFromLatent, EditSettingsNode, OldEditFromLatent, RestoreBackground]
+        edits += [InversionReport, Interpolate, Seeds, FlowEdit]
         return [*INVERT_NODES, *edits, SaveInversion, LoadInversion, *samplers, *demo_nodes()]
 
 

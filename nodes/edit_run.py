@@ -9,13 +9,12 @@ from torch import Tensor
 from ..inversion import Callback, Departure, Grid, Inversion, InversionError, Keep, sample
 from ..inversion.loops import sample_departure
 from . import host
+from .edit_settings import Settings
 from .host.attention import SharedAttention, Structure
+from .host.conditioning import check_alike
+from .host.guider import Guider, guider_for
+from .host.record import Record
 from .host.sampler import play, play_plain
-
-
-def preserving(preserve: float, mask: Tensor | None) -> Keep:
-    """The dial: 0 keeps nothing but the noise, 1 all that the new prompt does not change."""
-    return Keep(anchor=min(1.0, 2 * preserve), background=preserve, mask=mask)
 
 
 @dataclass(frozen=True)
@@ -26,18 +25,52 @@ class Edit:
         source: the inversion.
         keep: what to keep of it.
         structure: how much of the source's self-attention to borrow.
-        has_source: whether the guider knows the source's prompt.
+        strength: how far to go from the source's prompt to the edit's; every other than 1 asks the guider's source.
+        between: whether to ask the guider's source where a sampler asks between the inversion's levels.
     """
 
     source: Inversion
     keep: Keep
     structure: Structure
-    has_source: bool
+    strength: float = 1.0
+    between: bool = False
+
+    @classmethod
+    def prepared(
+        cls,
+        model: Any,
+        found: Record,
+        positive: Any,
+        strength: float,
+        settings: Settings,
+        mask: Tensor | None,
+        kind: Any = Guider,
+    ) -> tuple["Edit", Any]:
+        """The edit of a recorded picture, and a guider of class `kind` that knows the prompts it needs.
+
+        Raises:
+            InversionError: the strength compares with the source's prompt, and that is not known.
+        """
+        source = settings.source
+        if source is None and strength != 1:
+            source = found.prompt
+            if source is None:
+                raise InversionError(
+                    f"A strength of {strength:g} compares with the original's prompt, but this inversion does not "
+                    "carry it: its cfg was not 1, its prompt holds more than text, or it is an older file. Connect the "
+                    "prompt as `source` in Edit Settings. Or set strength to 1; in Edit Settings, `cfg` and `negative` "
+                    "then guide as in KSampler."
+                )
+            check_alike(source, positive)
+        guider = guider_for(model, positive, settings.negative, settings.cfg, source, kind=kind)
+        between = settings.source is not None
+        return cls(found.inversion, settings.keep(mask), settings.shared_attention(), strength, between), guider
 
     @property
     def plain(self) -> bool:
         """Whether nothing is kept but the noise."""
-        return not (self.keep.anchor or self.keep.background or self.keep.mask is not None)
+        kept = self.keep.anchor or self.keep.background or self.keep.mask is not None
+        return not kept and self.strength == 1
 
     def run(
         self,
@@ -66,7 +99,8 @@ class Edit:
             else:
                 edited, calls = play_plain(sampler, denoiser, x, grid, callback)
             return edited, Told(calls, beside, None)
-        departure = Departure(beside, self.source, self.keep, denoiser.of_source if self.has_source else None)
+        of_source = denoiser.of_source if self.between or self.strength != 1 else None
+        departure = Departure(beside, self.source, self.keep, of_source, self.strength, self.between)
         top, bottom = grid.levels[0], grid.levels[-1]
         # The record's own state is one that no node in between has rounded.
         e = torch.zeros_like(x) if start is None else departure.start(start.to(x), top)
@@ -98,13 +132,11 @@ class Told:
         if structured:
             self.remarks.append(f"{structured} of the calls evaluate the source beside the edit, for its structure.")
         if between:
-            self.remarks.append(
-                f"{between} of the calls evaluate the source, where the sampler asked between the inversion's levels."
-            )
+            self.remarks.append(f"{between} of the calls evaluate the original's prompt.")
         elif departure is not None and departure.moved:
             self.remarks.append(
                 f"The sampler asked {departure.moved} times between the inversion's levels and got the answer of the "
-                "nearest level. Connect `source` to have the model asked there, at one more call each time."
+                "nearest level. Connect `source` in Edit Settings to ask the model there, at one more call each time."
             )
 
 

@@ -1,22 +1,24 @@
 """Edit Guider: an edit as GUIDER, so that SamplerCustomAdvanced runs it with the SAMPLER that the graph already has."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..inversion import Callback, Grid, Inversion
+from ..inversion import Callback, Grid, InversionError
 from . import host
-from .edit import preserve_input
-from .edit_run import Edit, preserving, sampling_grid
+from .edit import strength_input
+from .edit_run import Edit, sampling_grid
+from .edit_settings import EditSettings, Settings, settings_of
 from .host import record
-from .host.attention import Structure
 from .host.guider import Guider, WalkSampler
 from .host.latents import single
 from .host.masks import mask_for
-from .schema import SAMPLING, cfg_input, schema, within_bounds
+from .host.sampler import AS_INVERTED
+from .schema import SAMPLING, schema, within_bounds
 
 
 class EditGuider(Guider):
@@ -26,10 +28,9 @@ class EditGuider(Guider):
     (Disable Noise), it goes on from the LATENT: the second part of sampling on split SIGMAS.
     """
 
-    source: Inversion
-    preserve: float
+    edit: Edit
     mask: Tensor | None = None
-    has_source = False
+    feather = 0
 
     def sample(
         self,
@@ -46,15 +47,16 @@ class EditGuider(Guider):
         goes_on = not noise.any()
         if sigmas.shape[-1] == 0:  # what the host's own guiders do with nothing to do
             return latent_image
-        grid = sampling_grid(self.model_patcher, self.source, sigmas, [])
-        allowed = mask_for({"noise_mask": denoise_mask}, self.source.latent, self.mask)
-        edit = Edit(self.source, preserving(self.preserve, allowed), Structure(), self.has_source)
+        source = self.edit.source
+        grid = sampling_grid(self.model_patcher, source, sigmas, [])
+        allowed = mask_for({"noise_mask": denoise_mask}, source.latent, self.mask, self.feather)
+        edit = replace(self.edit, keep=replace(self.edit.keep, mask=allowed))
 
         def walk(denoiser: host.HostDenoiser, x: Tensor, grid: Grid, report: Callback) -> tuple[Tensor, None]:
             left = x * grid.levels[0].alpha if goes_on else None  # as the host's samplers take a latent up
             return edit.run(denoiser, x, grid, report, sampler, start=left)[0], None
 
-        start = latent_image if goes_on else host.to_samples(self.model_patcher, self.source.latent)
+        start = latent_image if goes_on else host.to_samples(self.model_patcher, source.latent)
         return super().sample(
             torch.zeros_like(start),
             start,
@@ -80,17 +82,17 @@ class EditGuiderNode(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model that inverted, or one of its family."),
                 io.Conditioning.Input("positive", tooltip="What the picture should show now."),
                 io.Latent.Input("latent", tooltip="From an Invert Image node."),
-                cfg_input(1.0, "Guidance of the edit. Higher follows the new prompt more and the picture less."),
-                preserve_input(),
-                io.Conditioning.Input("negative", optional=True, tooltip="Needed when cfg is not 1."),
+                strength_input(),
                 io.Mask.Input(
-                    "mask", optional=True, tooltip="White where the picture may change; the rest is kept exactly."
-                ),
-                io.Conditioning.Input(
-                    "source",
+                    "mask",
                     optional=True,
-                    tooltip="The prompt that the picture was inverted with. Only samplers that ask between the "
-                    "inversion's levels (dpm_2, dpmpp_sde, seeds_2) read it, at one more model call each time.",
+                    tooltip="White where the picture may change. The rest stays exactly as it is.",
+                ),
+                EditSettings.Input(
+                    "settings",
+                    optional=True,
+                    tooltip="From Edit Settings: negative prompt, how much is kept. Leave sampler and sigmas there as "
+                    "they are.",
                 ),
             ],
             outputs=[
@@ -116,16 +118,20 @@ class EditGuiderNode(io.ComfyNode):
         model: Any,
         positive: Any,
         latent: dict,
-        cfg: float,
-        preserve: float,
-        negative: Any = None,
+        strength: float,
         mask: Tensor | None = None,
-        source: Any = None,
+        settings: Settings | None = None,
     ) -> io.NodeOutput:
+        chosen = settings_of(settings)
+        if chosen.sampler != AS_INVERTED or chosen.sigmas is not None:
+            raise InversionError(
+                "Edit Guider takes sampler and sigmas from SamplerCustomAdvanced. In Edit Settings, set sampler to "
+                f"{AS_INVERTED!r} and disconnect sigmas."
+            )
         found, _ = record.require_for(model, latent, "Connect it straight from an Invert Image node.")
         inversion = found.inversion
-        guider = host.guider_for(model, positive, negative, cfg, source, kind=EditGuider)
-        guider.source, guider.preserve, guider.mask, guider.has_source = inversion, preserve, mask, source is not None
+        edit, guider = Edit.prepared(model, found, positive, strength, chosen, None, EditGuider)
+        guider.edit, guider.mask, guider.feather = edit, mask, chosen.feather
         clean = {key: value for key, value in latent.items() if key != record.KEY}
         clean |= {"samples": host.to_samples(model, inversion.trajectory[0])}
         noise = host.InvertedNoise(model, inversion.latent, inversion.grid.levels[0].sigma)

@@ -111,8 +111,9 @@ class Interpolate(io.ComfyNode):
         top = found.grid.levels[0]
         norms = likeness(found.latent, noise_scale(top))["norm"]
         left = {key: value for key, value in latent_from.items() if key not in ("noise_mask", "batch_index")}
-        made = record.Record(found, record.signature(model), start.cfg)
-        out = made.on(left, host.to_samples(model, found.latent))
+        plain = start.prompt is not None and end.prompt is not None
+        made = record.Record(found, record.signature(model), start.cfg, prompt=positive if plain else None)
+        out, _ = made.on(left, host.to_samples(model, found.latent))
         size = sum(value.nbytes for value in out[record.KEY].values() if isinstance(value, Tensor))
         lines = [
             f"{frames} frames from one picture to the other, noise on a {path} path, {prompts} faded.",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -173,12 +174,13 @@ class InvertNode(io.ComfyNode):
         inverted, (inversion, remark, decibels) = host.run(guider, samples, grid, walk, total, seed)
         seconds = time.perf_counter() - started
 
-        made = record.Record(inversion, record.signature(model), cfg)
-        out = made.on(latent, inverted)
+        plain = math.isclose(cfg, 1.0)  # as the host decides; a guided source has two prompts
+        made = record.Record(inversion, record.signature(model), cfg, prompt=positive if plain else None)
+        out, about_prompt = made.on(latent, inverted)
         noise = host.InvertedNoise(model, inversion.latent, grid.levels[0].sigma, seed)
         verdict = inversion.verdict if decibels is None else of_round_trip(decibels, grid.steps)
         took = f"{seconds:.1f} seconds at cfg {cfg:g}."
-        remarks = [*plan.remarks, remark]
+        remarks = [*plan.remarks, remark, about_prompt]
         if host.left_by_uni_pc(grid.levels[-1].sigma):
             remarks.append(host.UNI_PC)
         report = report_text([verdict, inversion.report(), *remarks, took])

@@ -19,7 +19,7 @@ from ...inversion import Grid, Inversion, InversionError
 from ...inversion import fields as checked
 from ...inversion.metrics import relative_difference
 from ...inversion.record import in_words, no_room, record_bytes
-from . import batch
+from . import batch, conditioning
 from .latents import model_kind, samples_for, to_state
 
 KEY = "inversion"
@@ -42,12 +42,14 @@ class Record:
         model: what must agree for its states to mean the same thing to another model, see `signature`.
         cfg: guidance of the inversion.
         fingerprint: of the LATENT's samples, (B, 64); None in records of format 2.
+        prompt: the CONDITIONING it was inverted with; None where it was guided, or the prompt is not plain.
     """
 
     inversion: Inversion
     model: dict[str, Any]
     cfg: float
     fingerprint: Tensor | None = None
+    prompt: list | None = None
 
     @classmethod
     def parse(cls, latent: dict) -> "Record | None":
@@ -70,6 +72,7 @@ class Record:
             _checked_signature(plain.get("model"), inversion.grid.kind),
             checked.number("cfg", plain.get("cfg"), 0, HIGHEST_CFG),
             fingerprint,
+            conditioning.unpacked(plain),
         )
 
     def following(self, samples: Any) -> "Record":
@@ -83,13 +86,16 @@ class Record:
         found = batch.places(known, fingerprint_of(samples), SAME_SAMPLES)
         if found is None or found == list(range(len(known))):
             return self
-        inversion = self.inversion.pick(found)
-        return dataclasses.replace(self, inversion=inversion, fingerprint=known[found])
+        inversion, prompt = self.inversion.pick(found), self.prompt
+        if prompt is not None:
+            prompt = conditioning.picked(prompt, found, len(known))
+        return dataclasses.replace(self, inversion=inversion, fingerprint=known[found], prompt=prompt)
 
-    def on(self, latent: dict, samples: Tensor) -> dict:
-        """The LATENT with these samples, which are the inverted ones, and with this record."""
+    def on(self, latent: dict, samples: Tensor) -> tuple[dict, str]:
+        """(the LATENT with these samples, which are the inverted ones, and this record; a sentence on its prompt)."""
         beside = {"model": self.model, "cfg": self.cfg, "fingerprint": fingerprint_of(samples)}
-        return {**latent, "samples": samples, KEY: beside | self.inversion.to_dict()}
+        prompt, sentence = ({}, "") if self.prompt is None else conditioning.packed(self.prompt)
+        return {**latent, "samples": samples, KEY: beside | prompt | self.inversion.to_dict()}, sentence
 
 
 def escaped(text: str) -> str:

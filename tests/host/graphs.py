@@ -67,8 +67,17 @@ class Bench:
         return self.edit_with_mask(**inputs)[:2]
 
     def edit_with_mask(self, **inputs: Any) -> tuple[dict, str, Tensor]:
-        """(LATENT, report, MASK) of Edit From Latent."""
-        node = self.pack.nodes.edit.EditFromLatent
+        """(LATENT, report, MASK) of Edit From Latent; what Edit Settings has goes through that.
+
+        `preserve` stands for both: how strongly each step is tied to the inversion's, and what is kept outside.
+        """
+        if (preserve := inputs.pop("preserve", None)) is not None:
+            inputs |= {"anchor": min(1.0, 2 * preserve), "background": preserve}
+        node, settings = self.pack.nodes.edit.EditFromLatent, self.pack.nodes.edit_settings.EditSettingsNode
+        known = {given.id for given in settings.define_schema().inputs}
+        chosen = {name: inputs.pop(name) for name in [*inputs] if name in known}
+        if chosen:
+            inputs["settings"] = settings.execute(**{**defaults(settings), **chosen}).args[0]
         given = {"model": self.model, "positive": self.positive, **defaults(node), **inputs}
         with torch.inference_mode():
             return node.execute(**given).args

@@ -38,7 +38,7 @@ def edited(bench: Bench, latent: dict, **inputs: Any) -> tuple[Tensor, str, Tens
 
 def advanced(**inputs: Any) -> dict[str, Any]:
     """The separate settings, with nothing kept but what is named."""
-    return {"control": "advanced", "anchor": 0.0, "background": 0.0, **inputs}
+    return {"anchor": 0.0, "background": 0.0, **inputs}
 
 
 def recolour(bench: Bench) -> Any:

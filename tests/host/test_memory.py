@@ -95,7 +95,7 @@ RUN = {
     "Guided NR": lambda bench: bench.invert("GuidedNR", steps=2),
     "Guided NR, gradient": lambda bench: bench.invert("GuidedNR", steps=2, cfg=2.0, negative=bench.negative),
     "Edit From Latent": edited,
-    "Edit From Latent, structure": lambda bench: edited(bench, control="advanced", structure=0.5),
+    "Edit From Latent, structure": lambda bench: edited(bench, structure=0.5),
     "Edit From Latent, another sampler": lambda bench: edited(bench, sampler="dpmpp_2m"),
     "FlowEdit": flow_edit,
     "Seeds From Examples": seeds,

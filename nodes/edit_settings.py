@@ -1,0 +1,135 @@
+"""Edit Settings: what Edit From Latent and Edit Guider need seldom, as one wire."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..inversion import InversionError, Keep
+from .host.attention import Structure
+from .host.sampler import AS_INVERTED, sampler_names
+from .schema import CATEGORY, cfg_input, schema, within_bounds
+
+EditSettings = io.Custom("INV_EDIT_SETTINGS")
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """The settings of an edit beside its prompt, strength and mask.
+
+    Arguments:
+        anchor, anchor_end, background, threshold, dilation: as in `Keep`.
+        feather: how softly the caller's mask ends, in latent pixels.
+        structure, structure_layers: as in `Structure`.
+        sampler: the sampler's name, or AS_INVERTED.
+        cfg: guidance of the new prompt from `negative`; 1 for none.
+        negative: a CONDITIONING to guide away from.
+        source: the CONDITIONING that the picture was inverted with, in place of the record's.
+        sigmas: the levels to sample on, in place of the record's.
+    """
+
+    anchor: float = 1.0
+    anchor_end: float = 1.0
+    background: float = 0.8
+    threshold: float = 0.35
+    dilation: int = 0
+    feather: int = 0
+    structure: float = 0.0
+    structure_layers: float = 1.0
+    sampler: str = AS_INVERTED
+    cfg: float = 1.0
+    negative: Any = None
+    source: Any = None
+    sigmas: Tensor | None = None
+
+    def keep(self, mask: Tensor | None) -> Keep:
+        return Keep(self.anchor, self.anchor_end, self.background, self.threshold, self.dilation, mask)
+
+    def shared_attention(self) -> Structure:
+        return Structure(self.structure, self.structure_layers)
+
+    def __str__(self) -> str:
+        return (
+            f"Anchor {self.anchor:g} to {self.anchor_end:.0%} of the steps, background {self.background:g}, structure "
+            f"{self.structure:g}."
+        )
+
+
+def settings_of(value: Any) -> Settings:
+    """What came by the wire `settings`; the defaults where nothing did.
+
+    Raises:
+        InversionError: it is something else.
+    """
+    if value is None:
+        return Settings()
+    if not isinstance(value, Settings):
+        raise InversionError(f"`settings` takes the output of Edit Settings, got {type(value).__name__}.")
+    return value
+
+
+class EditSettingsNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="INV_EditSettings",
+            display_name="Edit Settings",
+            category=CATEGORY,
+            description="Settings that an edit needs seldom: another sampler, a negative prompt, how much is kept. "
+            "Connect it to Edit From Latent or Edit Guider.",
+            search_aliases=["edit options", "advanced edit", "preserve background", "structure", "edit sampler"],
+            inputs=[
+                io.Combo.Input(
+                    "sampler",
+                    options=[AS_INVERTED, *sampler_names()],
+                    default=AS_INVERTED,
+                    tooltip="The sampler of the edit. as inverted: Euler, or the sampler that the Invert node names. "
+                    "Every other sampler gives the picture back exactly, too, if the prompt stays the same.",
+                ),
+                _share("background", 0.8, "How strongly the original is restored outside the automatic mask. 0: not at "
+                       "all."),
+                _share("threshold", 0.35, "Where the automatic mask begins, as a share of the largest difference.", 0.01),
+                _pixels("dilation", "Grows the automatic mask, in latent pixels."),
+                _pixels("feather", "Softens the edge of a connected mask, in latent pixels inward. The outside stays "
+                        "exact."),
+                _share("anchor", 1.0, "Ties each step to the same step of the inversion. 1: the same prompt gives the "
+                       "picture back exactly. 0: plain sampling."),
+                _share("anchor_end", 1.0, "Share of the steps that are tied, from the noisy end."),
+                _share("structure", 0.0, "Share of the steps that use the original's self-attention. Each of these "
+                       "steps costs twice as much."),
+                _share("structure_layers", 1.0, "Share of the layers that use it, counted from the last."),
+                cfg_input(1.0, "Guidance of the new prompt, away from `negative`. 1: none. Strength does the same from "
+                          "the original's prompt, and keeps more of the picture."),
+                io.Conditioning.Input("negative", optional=True, tooltip="Needed when cfg is not 1."),
+                io.Conditioning.Input(
+                    "source",
+                    optional=True,
+                    tooltip="The prompt that the picture was inverted with. Needed only where the latent does not "
+                    "carry it: the Invert node's report says so. Samplers that ask between the inversion's steps "
+                    "(dpm_2, dpmpp_sde, seeds_2) edit better with it, at one more model call each time.",
+                ),
+                io.Sigmas.Input(
+                    "sigmas",
+                    optional=True,
+                    tooltip="Noise levels to sample on, in place of the inversion's own. A lower start changes less. A "
+                    "latent without an inversion record needs them: connect the Invert node's sigmas.",
+                ),
+            ],
+            outputs=[EditSettings.Output("settings", display_name="settings", tooltip="For the input `settings`.")],
+        )  # fmt: skip
+
+    @classmethod
+    @within_bounds
+    def execute(cls, **given: Any) -> io.NodeOutput:
+        settings = Settings(**given)
+        settings.keep(None)  # refuses what does not go together
+        return io.NodeOutput(settings)
+
+
+def _share(name: str, default: float, tooltip: str, lowest: float = 0.0) -> io.Input:
+    return io.Float.Input(name, default=default, min=lowest, max=1.0, step=0.01, tooltip=tooltip)
+
+
+def _pixels(name: str, tooltip: str) -> io.Input:
+    return io.Int.Input(name, default=0, min=0, max=64, tooltip=tooltip)
