@@ -71,7 +71,7 @@ def graph_for(workflow: dict[str, Any], version: str) -> Graph:
     graph[loader]["inputs"]["version"] = version
     graph[inverter]["inputs"]["check"] = True
     (encoder,) = named(graph, "VAEEncode")
-    (same,) = (node for node in named(graph, "INV_EditFromLatent") if "same" in graph[node]["_meta"]["title"])
+    (same,) = (node for node in named(graph, "INV_Edit") if "same" in graph[node]["_meta"]["title"])
     for name, node in (("source", encoder), ("back", same)):
         inputs = {"samples": [node, 0], "filename_prefix": f"{version}-{name}"}
         graph[name] = {"class_type": "SaveLatent", "inputs": inputs}

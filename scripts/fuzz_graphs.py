@@ -60,7 +60,7 @@ NODES: dict[str, list[str]] = {
     "LATENT": [
         *["VAEEncode"] * 5,
         *[f"INV_{name}" for name in OURS] * 3,
-        "INV_EditFromLatent",
+        "INV_Edit",
         "INV_FlowEdit",
         "INV_Seeds",
         "INV_Interpolate",
@@ -79,7 +79,7 @@ NODES: dict[str, list[str]] = {
     "SAMPLER": ["KSamplerSelect", *[f"INV_{name}Sampler" for name in OURS]],
     "GUIDER": ["BasicGuider", "CFGGuider", "INV_EditGuider"],
     "NOISE": ["RandomNoise", "DisableNoise", "INV_NoiseFromLatent", *[f"INV_{name}" for name in OURS]],
-    "MASK": ["SolidMask", "InvertMask", "INV_EditFromLatent"],
+    "MASK": ["SolidMask", "InvertMask", "INV_Edit"],
     "IMAGE": [*["INV_DemoPicture"] * 4, "EmptyImage", "ImageScale", "VAEDecode"],
     "CLIP": ["INV_DemoModel"],
     "VAE": ["INV_DemoModel"],
@@ -88,7 +88,7 @@ NODES: dict[str, list[str]] = {
 
 INVERTED = [f"INV_{name}" for name in OURS]
 FITTING = {
-    **dict.fromkeys(("INV_EditFromLatent", "INV_EditGuider", "INV_Save", "INV_Report", "INV_Interpolate"), INVERTED),
+    **dict.fromkeys(("INV_Edit", "INV_EditGuider", "INV_Save", "INV_Report", "INV_Interpolate"), INVERTED),
     **dict.fromkeys(("INV_Seeds", "RepeatLatentBatch", "LatentFromBatch", "SetLatentNoiseMask"), INVERTED),
     **{name: ["VAEEncode", "SetLatentNoiseMask"] for name in (*INVERTED, "INV_FlowEdit", "SamplerCustomAdvanced")},
 }
@@ -100,7 +100,7 @@ REUSED = {"MODEL": 0.9, "CLIP": 0.95, "VAE": 0.95, "CONDITIONING": 0.7}
 BROKEN = {"nodes_sag.py": "create_blur_map"}
 """What fails in the host whoever samples, and where: of two Self-Attention Guidances on one model the first."""
 
-ENDS = [*[f"INV_{name}" for name in OURS], *["INV_EditFromLatent"] * 4, "INV_FlowEdit", "INV_Seeds", "INV_Interpolate"]
+ENDS = [*[f"INV_{name}" for name in OURS], *["INV_Edit"] * 4, "INV_FlowEdit", "INV_Seeds", "INV_Interpolate"]
 ENDS += [*["SamplerCustomAdvanced"] * 2, "INV_Save", "INV_Report"]
 DEPTH = 5
 

@@ -90,13 +90,11 @@ def blueprint(info: dict[str, Any]) -> str:
     # Examples, since older frontends do not say which box is which.
     source = scene.prompt("Source prompt", page.take("source prompt", "STRING", "red heart on blue background"))
     target = scene.prompt("Target prompt", page.take("target prompt", "STRING", "green heart on blue background"))
-    negative = scene.prompt("Negative prompt", "")
     latent = scene.encode(scene.images[0])
     kind, _ = EASYINV
     inverted = scene.invert((kind, {"steps": page.take("steps", "INT", 20)}), source, latent)
     common: dict[str, Any] = {"model": scene.model, "latent": inverted["LATENT"]}
-    dials = {"cfg": page.take("cfg", "FLOAT", 3.0), "preserve": page.take("preserve", "FLOAT", 0.8)}
-    changed: dict[str, Any] = {"positive": target, "negative": negative, "mask": mask, **dials}
+    changed: dict[str, Any] = {"positive": target, "mask": mask, "strength": page.take("strength", "FLOAT", 1.0)}
     same = page.add(EDIT, 3, "Edit From Latent: same prompt", positive=source, **common)
     edited = page.add(EDIT, 3, "Edit From Latent: new prompt", **changed, **common)
     page.give("image", scene.decode(edited["LATENT"]))

@@ -22,7 +22,7 @@ HEIGHTS = {
 }
 # Below a node that samples: it grows where ComfyUI was started to show previews of the steps.
 PREVIEW = 240
-SAMPLES = ("INV_EasyInv", "INV_GuidedNR", "INV_FixedPoint", "INV_EditFromLatent", "SamplerCustomAdvanced")
+SAMPLES = ("INV_EasyInv", "INV_GuidedNR", "INV_FixedPoint", "INV_Edit", "SamplerCustomAdvanced")
 WINDOW = (1500, 800)  # what the whole is zoomed to, for frontends that do not do it themselves
 MARGIN = (90, 165)  # pixels for the sidebar and the menu
 

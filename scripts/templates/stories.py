@@ -112,7 +112,7 @@ def files(nodes: list[dict[str, Any]]) -> Iterator[str]:
 
 # --- the graphs -------------------------------------------------------------------------------------------------------
 
-EDIT = "INV_EditFromLatent"
+EDIT = "INV_Edit"
 EASYINV: Step = ("INV_EasyInv", {})
 
 
@@ -121,8 +121,7 @@ def edit(
     target: str,
     invert: Step,
     *,
-    cfg: float = 1.0,
-    negative: bool = True,
+    strength: float = 1.0,
     size: int | None = None,
     guidance: tuple[float, float] | None = None,
     titles: tuple[str, str] = ("Reconstruction (same prompt)", "Edited"),
@@ -141,7 +140,6 @@ def edit(
         if not saved:
             scene.show("Original", image, column=0)
         before, after = scene.prompt("Source prompt", source), scene.prompt("Target prompt", target)
-        beside: dict[str, Any] = {"negative": scene.prompt("Negative prompt", "")} if negative else {}
         if guidance:
             before = scene.guidance("Guidance of the inversion", before, guidance[0])
             after = scene.guidance("Guidance of the edit", after, guidance[1])
@@ -150,7 +148,7 @@ def edit(
         inverted = scene.invert(invert, before, scene.encode(image))
         common: dict[str, Any] = {"model": scene.model, "latent": inverted["LATENT"]}
         same = page.add(EDIT, 3, "Edit From Latent: same prompt", positive=before, **common)["LATENT"]
-        changed = page.add(EDIT, 3, "Edit From Latent: new prompt", positive=after, cfg=cfg, **beside, **common)
+        changed = page.add(EDIT, 3, "Edit From Latent: new prompt", positive=after, strength=strength, **common)
         back, edited = scene.decode(same), scene.decode(changed["LATENT"])
         scene.show(titles[0], back)
         if saved:
@@ -372,7 +370,6 @@ For your own picture open the template of your model: *sd15*, *sdxl*, *sdxl_turb
             "red heart on blue background",
             "green heart on blue background",
             EASYINV,
-            negative=False,
             titles=("Reconstruction", "Edit"),
         ),
         shows=("Original", "Reconstruction", "Edit", "May change (white)"),
@@ -408,7 +405,6 @@ The *reconstruction* uses the source prompt, and the *edit* the target prompt. C
             "red heart on blue background",
             "yellow heart on blue background",
             ("INV_GuidedNR", {"check": True}),
-            negative=False,
             titles=("Reconstruction (same prompt)", "Edited: yellow heart"),
         ),
         shows=("Original", "Edited: yellow heart"),
@@ -545,7 +541,7 @@ of the picture.""",
 **Invert Image (EasyInv)** finds the noise from which the model draws your picture. {BACK}
 
 {yours(512)} {MORE} Any SD 1.x checkpoint will do.""",
-        edit(PINK, RED, EASYINV, cfg=3.0, size=512, saved="edit_sd15"),
+        edit(PINK, RED, EASYINV, strength=2.0, size=512, saved="edit_sd15"),
         shows=("Original", "Edited"),
         loaders=checkpoint("v1-5-pruned-emaonly-fp16.safetensors"),
         pictures=[EXAMPLE],
@@ -559,7 +555,7 @@ of the picture.""",
 **Invert Image (Fixed Point)** finds the noise from which the model draws your picture. {BACK}
 
 {yours(1024)} {MORE} Any SDXL checkpoint will do.""",
-        edit(PINK, RED, ("INV_FixedPoint", {}), cfg=3.0, size=1024, saved="edit_sdxl"),
+        edit(PINK, RED, ("INV_FixedPoint", {}), strength=2.0, size=1024, saved="edit_sdxl"),
         shows=("Original", "Edited"),
         loaders=checkpoint("sd_xl_base_1.0.safetensors"),
         pictures=[EXAMPLE],
@@ -579,7 +575,6 @@ of the inversion.""",
             PINK,
             RED,
             ("INV_GuidedNR", {"scheduler": "sgm_uniform", "sampler": "euler_ancestral"}),
-            negative=False,
             size=512,
             saved="edit_sdxl_turbo",
         ),
@@ -596,7 +591,7 @@ of the inversion.""",
 **Invert Image (Fixed Point)** finds the noise from which the model draws your picture. {BACK}
 
 {yours(1024)} {MORE} A checkpoint without text encoders, such as *sd3.5_medium*, needs **TripleCLIPLoader** too.""",
-        edit(PINK, RED, ("INV_FixedPoint", {"scheduler": "sgm_uniform"}), cfg=3.0, size=1024, saved="edit_sd3"),
+        edit(PINK, RED, ("INV_FixedPoint", {"scheduler": "sgm_uniform"}), strength=2.0, size=1024, saved="edit_sd3"),
         shows=("Original", "Edited"),
         loaders=checkpoint("sd3.5_large_fp8_scaled.safetensors"),
         pictures=[EXAMPLE],
@@ -615,7 +610,6 @@ of the inversion.""",
             PINK,
             RED,
             ("INV_FixedPoint", {"scheduler": "simple"}),
-            negative=False,
             size=1024,
             guidance=(1.0, 3.5),
             saved="edit_flux",

@@ -67,13 +67,18 @@ class Bench:
         return self.edit_with_mask(**inputs)[:2]
 
     def edit_with_mask(self, **inputs: Any) -> tuple[dict, str, Tensor]:
-        """(LATENT, report, MASK) of Edit From Latent; what Edit Settings has goes through that.
+        """(LATENT, report, MASK) of Edit From Latent; what Edit Settings has goes through that."""
+        return self._with_settings(self.pack.nodes.edit.EditFromLatent, inputs)
 
-        `preserve` stands for both: how strongly each step is tied to the inversion's, and what is kept outside.
-        """
+    def edit_guider(self, **inputs: Any) -> tuple[Any, dict, Any, Tensor]:
+        """(GUIDER, LATENT, NOISE, SIGMAS) of Edit Guider; what Edit Settings has goes through that."""
+        return self._with_settings(self.pack.nodes.guider.EditGuiderNode, inputs)
+
+    def _with_settings(self, node: Any, inputs: dict[str, Any]) -> Any:
+        """A node's outputs. `preserve` stands for anchor and background: how much of everything is kept."""
         if (preserve := inputs.pop("preserve", None)) is not None:
             inputs |= {"anchor": min(1.0, 2 * preserve), "background": preserve}
-        node, settings = self.pack.nodes.edit.EditFromLatent, self.pack.nodes.edit_settings.EditSettingsNode
+        settings = self.pack.nodes.edit_settings.EditSettingsNode
         known = {given.id for given in settings.define_schema().inputs}
         chosen = {name: inputs.pop(name) for name in [*inputs] if name in known}
         if chosen:

@@ -369,7 +369,7 @@ def test_a_stranger_has_an_edited_picture_after_three_clicks(frontend: Frontend,
     assert frontend.page.evaluate("clicks") - frontend.lost_clicks == 3
 
     workflow = load(FIRST_EDIT)
-    (inverter,), edits = of_type(workflow, "INV_EasyInv"), of_type(workflow, "INV_EditFromLatent")
+    (inverter,), edits = of_type(workflow, "INV_EasyInv"), of_type(workflow, "INV_Edit")
     for node in (inverter, *edits):
         assert run.progress(node)[-1] == (20, 20)
     assert frontend.page.evaluate("previews") >= 3

@@ -57,7 +57,7 @@ def test_the_same_prompt_is_exact(bench: Bench, inverted: dict, preserve: float)
     assert not mask.any()  # nothing departs, so nothing may change
     assert "The automatic mask lets 0% of the picture change" in report
     assert "8 model calls" in report
-    assert f"Preserve {preserve:g}" in report
+    assert f"background {preserve:g}" in report
 
 
 def test_preserve_0_is_bit_identical_to_plain_sampling(bench: Bench, inverted: dict) -> None:

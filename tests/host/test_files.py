@@ -422,7 +422,7 @@ def graph_of(pack: Any, steps: int) -> Graph:
         "inverted": ("INV_FixedPoint", inverter),
         "saved": ("INV_Save", {"latent": ["inverted", 0], "filename_prefix": "inversions/inversion"}),
         "report": ("INV_Report", {**wires, "latent": ["inverted", 0], "vae": ["model", 2], "image": ["picture", 0]}),
-        "edited": ("INV_EditFromLatent", edit),
+        "edited": ("INV_Edit", edit),
         "decoded": ("VAEDecode", {"samples": ["edited", 0], "vae": ["model", 2]}),
         "shown": ("PreviewImage", {"images": ["decoded", 0]}),
     }
@@ -435,7 +435,7 @@ def after_load(graph: Graph, file: str) -> Graph:
     rest = {name: node for name, node in graph.items() if name not in left_out}
     rest["loaded"] = {"class_type": "INV_Load", "inputs": {"file": file}}
     inputs = graph["edited"]["inputs"] | {"latent": ["loaded", 0]}
-    return rest | {"edited": {"class_type": "INV_EditFromLatent", "inputs": inputs}}
+    return rest | {"edited": {"class_type": "INV_Edit", "inputs": inputs}}
 
 
 def run(client: Client, graph: Graph) -> tuple[dict[str, Any], set[str]]:

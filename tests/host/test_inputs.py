@@ -58,7 +58,13 @@ def edited(bench: Bench, latent: dict) -> Tensor:
     return bench.edit(latent=up, positive=bench.other, cfg=3.0, negative=bench.negative, preserve=0.2)[0]["samples"]
 
 
-WRITES_PICTURES = {"INV_EditFromLatent": edited, "INV_FlowEdit": flow_edited}
+def edited_as_before(bench: Bench, latent: dict) -> Tensor:
+    up = bench.invert(steps=4, latent=latent)[0]
+    prompts = {"positive": bench.other, "negative": bench.negative, "cfg": 3.0, "preserve": 0.2}
+    return run(bench.pack.nodes.old.OldEditFromLatent, model=bench.model, latent=up, **prompts)[0]["samples"]
+
+
+WRITES_PICTURES = {"INV_Edit": edited, "INV_EditFromLatent": edited_as_before, "INV_FlowEdit": flow_edited}
 PASSES_IT_ON = {f"INV_{method}" for method in METHODS} | {"INV_Save"}
 SAYS_THAT_IT_IS_LEFT_OUT = {"INV_Interpolate", "INV_Seeds"}
 MAKES_NO_LATENT = {"INV_NoiseFromLatent", "INV_Report"}
@@ -143,9 +149,10 @@ def numbers() -> Iterator[tuple[str, str]]:
     yield from (("INV_EasyInv", name) for name in (*schedule, "eta", "start", "length"))
     yield from (("INV_GuidedNR", name) for name in (*schedule, "iterations", "guidance", "tolerance", "seed"))
     yield from (("INV_FixedPoint", name) for name in (*schedule, "iterations", "tolerance", "anderson", "seed"))
-    shares = ["preserve", "anchor", "anchor_end", "background", "threshold", "structure", "structure_layers"]
-    yield from (("INV_EditFromLatent", name) for name in ("cfg", *shares, "dilation", "feather"))
-    yield from (("INV_EditGuider", name) for name in ("cfg", "preserve"))
+    shares = ["anchor", "anchor_end", "background", "threshold", "structure", "structure_layers"]
+    yield from (("INV_EditSettings", name) for name in ("cfg", *shares, "dilation", "feather"))
+    yield from (("INV_EditFromLatent", name) for name in ("cfg", "preserve", *shares, "dilation", "feather"))
+    yield from ((node, "strength") for node in ("INV_Edit", "INV_EditGuider"))
     yield from (("INV_FlowEdit", name) for name in (*schedule, "source_cfg", "seed"))
     yield from (("INV_Seeds", name) for name in ("count", "spread", "fresh", "seed"))
     yield from (("INV_Interpolate", name) for name in ("frames",))

@@ -41,10 +41,8 @@ def counted(bench: Bench) -> Iterator[list[int]]:
 
 def by_guider(bench: Bench, latent: dict, sampler: Any, sigmas: Tensor | None = None, **inputs: Any) -> Tensor:
     """The edit by SamplerCustomAdvanced with an Edit Guider."""
-    node = bench.pack.nodes.guider.EditGuiderNode
-    given = {"model": bench.model, "positive": bench.positive, "cfg": 1.0, "preserve": 0.8, **inputs}
+    guider, clean, noise, own = bench.edit_guider(latent=latent, **inputs)
     with torch.inference_mode():
-        guider, clean, noise, own = node.execute(latent=latent, **given).args
         sampler = comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler
         return sampled(guider, clean, noise, own if sigmas is None else sigmas, sampler)
 
@@ -112,7 +110,7 @@ def test_between_levels_the_source_is_asked_where_its_prompt_is_known(bench: Ben
         _, report = bench.edit(latent=records[10], sampler="dpm_2", positive=bench.other, source=source)
         counts[source is None] = int(report.split(" model calls")[0].split()[-1])
         assert ("Connect `source`" in report) == (source is None)
-        assert ("evaluate the source" in report) == (source is not None)
+        assert ("evaluate the original" in report) == (source is not None)
         back, _ = bench.edit(latent=records[10], sampler="dpm_2", source=source)
         assert relative(back["samples"], bench.latent["samples"]) <= 1e-6
     assert counts == {True: 19, False: 28}
@@ -124,11 +122,10 @@ def test_split_sigmas_go_on_where_the_first_part_left_off(bench: Bench, records:
     """Exactly for a sampler that remembers nothing of the steps before, and for any other under the same prompt."""
     from comfy_extras.nodes_custom_sampler import DisableNoise
 
-    node, sampler = bench.pack.nodes.guider.EditGuiderNode, comfy.samplers.sampler_object(name)
+    sampler = comfy.samplers.sampler_object(name)
     for positive in (bench.positive, bench.other):
         with torch.inference_mode():
-            given = {"model": bench.model, "positive": positive, "latent": records[10], "cfg": 1.0, "preserve": 0.5}
-            guider, clean, noise, sigmas = node.execute(**given).args
+            guider, clean, noise, sigmas = bench.edit_guider(positive=positive, latent=records[10], preserve=0.5)
             whole = sampled(guider, clean, noise, sigmas, sampler)
             half = sampled(guider, clean, noise, sigmas[:6], sampler)
             assert relative(half, whole) > 0.1
@@ -161,7 +158,6 @@ def test_other_sigmas_serve_too_and_a_lower_start_changes_less(bench: Bench, rec
 def test_a_guider_serves_again_and_after_an_interrupt(bench: Bench, records: dict[int, dict]) -> None:
     import comfy.model_management as management
 
-    node = bench.pack.nodes.guider.EditGuiderNode
     calls, stop_at = 0, 0
 
     def interrupting(apply_model: Any, given: dict) -> Tensor:
@@ -173,9 +169,7 @@ def test_a_guider_serves_again_and_after_an_interrupt(bench: Bench, records: dic
 
     model = bench.model.clone()
     model.set_model_unet_function_wrapper(interrupting)
-    with torch.inference_mode():
-        given = {"model": model, "positive": bench.other, "latent": records[10], "cfg": 1.0, "preserve": 0.8}
-        guider, clean, noise, sigmas = node.execute(**given).args
+    guider, clean, noise, sigmas = bench.edit_guider(model=model, positive=bench.other, latent=records[10])
     first = sampled(guider, clean, noise, sigmas, comfy.samplers.sampler_object("dpmpp_2m"))
     calls, stop_at = 0, 3
     try:
@@ -191,11 +185,8 @@ def test_a_guider_serves_again_and_after_an_interrupt(bench: Bench, records: dic
 
 @pytest.mark.once
 def test_a_noise_mask_set_beside_the_guider_counts(bench: Bench, records: dict[int, dict]) -> None:
-    node = bench.pack.nodes.guider.EditGuiderNode
     half = torch.cat([torch.ones(1, 64, 32), torch.zeros(1, 64, 32)], -1)
-    with torch.inference_mode():
-        given = {"model": bench.model, "positive": bench.other, "latent": records[10], "cfg": 1.0, "preserve": 0.8}
-        guider, clean, noise, sigmas = node.execute(**given).args
+    guider, clean, noise, sigmas = bench.edit_guider(positive=bench.other, latent=records[10])
     out = sampled(guider, {**clean, "noise_mask": half}, noise, sigmas, comfy.samplers.sampler_object("er_sde"))
     assert relative(out[..., 8:], bench.latent["samples"][..., 8:]) <= 1e-6
     assert relative(out[..., :8], bench.latent["samples"][..., :8]) > 0.1

@@ -42,7 +42,7 @@ def test_the_words_that_people_search_for_find_an_invert_node(pack: ModuleType) 
         assert {alias for aliases in inverting for alias in aliases} >= SOUGHT
     if "essentials_category" in fields:
         essential = {name for name, schema in schemas.items() if schema.essentials_category == "Image Tools"}
-        assert essential == {"INV_EasyInv", "INV_EditFromLatent"}
+        assert essential == {"INV_EasyInv", "INV_Edit"}
 
 
 @pytest.mark.parametrize(

@@ -235,8 +235,8 @@ def test_partial_upscale(story: Story) -> None:
 def test_style_lora(story: Story) -> None:
     """The LoRA that stands in makes grey what the plain model gives back in colour."""
     plain = story.graph[story.nodes["The style, for the edit alone"]]["inputs"]["model"]
-    common = story.graph[story.nodes["INV_EditFromLatent"]]["inputs"]
-    plain_edit = story.also("plain edit", "INV_EditFromLatent", **{**common, "model": plain})
+    common = story.graph[story.nodes["INV_Edit"]]["inputs"]
+    plain_edit = story.also("plain edit", "INV_Edit", **{**common, "model": plain})
     vae = story.graph[story.nodes["VAEDecode"]]["inputs"]["vae"]
     decoded = story.also("decoded", "VAEDecode", samples=plain_edit, vae=vae)
     story.also("In its own style", "PreviewImage", images=decoded)
