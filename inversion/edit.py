@@ -8,8 +8,8 @@ So the sampler need not run on the picture. It runs on the *departure* e, from 0
 
 with p the point where the inversion evaluated the model at that level, and D_p what it found there, which is in the
 record. D_S and D_T are the model with the source's prompt and with the edit's, w is the strength and M a mask. At w = 1
-D_S drops out, and a step is one model call. At w = 0 the source comes back. The result is the source's clean latent plus
-the departure's.
+D_S drops out, and a step is one model call. At w = 0 the source comes back. The result is the source's clean latent
+plus the departure's.
 
 - Under the source's own prompt d is 0 to the last bit, so e stays 0 and the source comes back exactly, with every
   affine sampler and without a further model call. In half precision too: the network sees the very states of the

@@ -38,8 +38,8 @@ class EditFromLatent(io.ComfyNode):
             display_name="Edit From Latent",
             category=CATEGORY,
             description="Edits an inverted picture: write what it should show now. Steps and noise levels come with "
-            "the latent. The same prompt gives the picture back exactly. A mask keeps the picture outside it.",
-            search_aliases=["edit image", "resample", "reconstruct", "inversion edit", "prompt edit", "real image edit"],
+            "the latent. The same prompt gives the picture back exactly. A mask keeps all outside it.",
+            search_aliases=["edit image", "resample", "reconstruct", "inversion edit", "prompt edit"],
             essentials_category="Image Tools",
             inputs=[
                 io.Model.Input(

@@ -89,7 +89,7 @@ class EditSettingsNode(io.ComfyNode):
                 ),
                 _share("background", 0.8, "How strongly the original is restored outside the automatic mask. 0: not at "
                        "all."),
-                _share("threshold", 0.35, "Where the automatic mask begins, as a share of the largest difference.", 0.01),
+                _share("threshold", 0.35, "Where the automatic mask begins: a share of the largest difference.", 0.01),
                 _pixels("dilation", "Grows the automatic mask, in latent pixels."),
                 _pixels("feather", "Softens the edge of a connected mask, in latent pixels inward. The outside stays "
                         "exact."),

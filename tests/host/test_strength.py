@@ -55,9 +55,7 @@ def test_more_strength_goes_further(bench: Bench, inverted: dict) -> None:
 
 def test_a_wired_source_does_what_the_record_does(bench: Bench, inverted: dict) -> None:
     given: dict[str, Any] = {"latent": inverted, "positive": bench.other, "strength": 2.0}
-    assert torch.equal(
-        bench.edit(**given, source=bench.positive)[0]["samples"], bench.edit(**given)[0]["samples"]
-    )
+    assert torch.equal(bench.edit(**given, source=bench.positive)[0]["samples"], bench.edit(**given)[0]["samples"])
 
 
 def test_a_file_keeps_the_prompt(bench: Bench, inverted: dict) -> None:
@@ -81,7 +79,8 @@ def test_a_prompt_with_a_live_object_stays_behind_in_words(bench: Bench) -> None
     live = [[tensor, {**options, "control": object()}] for tensor, options in bench.positive]
     packed, sentence = bench.pack.nodes.host.conditioning.packed(live)
     assert packed == {}
-    assert "does not travel" in sentence and "'control'" in sentence
+    assert "does not travel" in sentence
+    assert "'control'" in sentence
 
 
 def test_areas_masks_and_ranges_travel(bench: Bench) -> None:
@@ -89,18 +88,19 @@ def test_areas_masks_and_ranges_travel(bench: Bench) -> None:
     extra = {"area": (4, 4, 0, 4), "strength": 0.5, "mask": torch.rand(1, 64, 64), "start_percent": 0.2, "width": 512}
     prompt = [[tensor, {**options, **extra}] for tensor, options in bench.positive]
     packed, _ = conditioning.packed(prompt)
-    (tensor, options), = conditioning.unpacked(packed)
+    ((tensor, options),) = conditioning.unpacked(packed)
     assert torch.equal(tensor, prompt[0][0])
     assert options.keys() == prompt[0][1].keys()
     assert options["area"] == (4, 4, 0, 4)
-    assert options["width"] == 512 and type(options["width"]) is int
+    assert options["width"] == 512
+    assert type(options["width"]) is int
 
 
 def test_the_prompt_follows_a_batch(bench: Bench) -> None:
     """Pictures inverted under a prompt each: the second alone keeps its own."""
     conditioning = bench.pack.nodes.host.conditioning
     two = [[torch.cat([bench.positive[0][0], bench.other[0][0]]), dict(bench.positive[0][1])]]
-    (tensor, _), = conditioning.picked(two, [1], 2)
+    ((tensor, _),) = conditioning.picked(two, [1], 2)
     assert torch.equal(tensor, bench.other[0][0])
 
 
