@@ -67,14 +67,14 @@ def test_the_words_that_people_search_for_find_the_nodes(server: Server, host: H
     assert not missed
 
 
-def test_the_host_lists_two_essentials(pack: ModuleType) -> None:
+def test_the_host_lists_the_essentials(pack: ModuleType) -> None:
     from comfy_api.latest import io
 
     fields = {field.name for field in dataclasses.fields(io.Schema)}
     schemas = {node.GET_SCHEMA().node_id: node.GET_SCHEMA() for node in nodes_of(pack)}
     if "essentials_category" in fields:
         essential = {name for name, schema in schemas.items() if schema.essentials_category == "Image Tools"}
-        assert essential == {"INV_EasyInv", "INV_EditFromLatent"}
+        assert essential == {"INV_EasyInv", "INV_EditFromLatent", "INV_RestoreBackground"}
 
 
 @pytest.mark.parametrize(
