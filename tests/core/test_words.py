@@ -1,4 +1,6 @@
-"""No sentence for people is longer than 25 words: documents, help pages, the nodes' English texts, templates' notes.
+"""Texts for people are plain: documents, help pages, the nodes' English texts, the templates' notes.
+
+No sentence is longer than 25 words, and a thing has one name.
 
 To see the sentences: `python scripts/test.py --comfyui 0.30.0 tests/core/test_words.py`.
 """
@@ -32,6 +34,13 @@ BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*#|>]|\d+\.) ?)")
 END = re.compile(r"(?<=[.!?])(?<! al\.)(?<! eq\.)[*_\"”)]*\s+")
 WORD = re.compile(r"[^\W_]")
 
+# What we do not write -> what we write.
+NAMES = {
+    re.compile(r"\b(?:come|comes|came|coming) down\b", re.IGNORECASE): "sample",
+    re.compile(r"\bway (?:up|down|back)\b", re.IGNORECASE): "inversion, sampling",
+    re.compile(r"\bnear(?:er|est)\b", re.IGNORECASE): "more accurate, closer",
+}
+
 
 def blocks(markdown: str) -> Iterator[str]:
     """Paragraphs, list items, headings and table cells, without code, comments and addresses."""
@@ -51,8 +60,12 @@ def words(sentence: str) -> int:
 
 
 def hard(markdown: str) -> list[str]:
-    """The sentences that are too long, each with its number of words."""
-    return [f"{words(found)}: {found}" for found in sentences(markdown) if words(found) > MOST]
+    """The sentences that are too long, each with its number of words, and those with another name for a thing."""
+    long = [f"{words(found)}: {found}" for found in sentences(markdown) if words(found) > MOST]
+    odd = [
+        f"{ours}: {found}" for found in sentences(markdown) for theirs, ours in NAMES.items() if theirs.search(found)
+    ]
+    return long + odd
 
 
 def notes(workflow: Path) -> str:
@@ -73,16 +86,16 @@ def node_texts() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", [*DOCUMENTS, *HELP_PAGES], ids=lambda path: str(path.relative_to(REPOSITORY)))
-def test_a_page_has_no_long_sentence(path: Path) -> None:
+def test_a_page_has_no_hard_sentence(path: Path) -> None:
     assert hard(path.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
-def test_a_note_has_no_long_sentence(path: Path) -> None:
+def test_a_note_has_no_hard_sentence(path: Path) -> None:
     assert hard(notes(path)) == []
 
 
-def test_the_nodes_have_no_long_sentence() -> None:
+def test_the_nodes_have_no_hard_sentence() -> None:
     assert [(path, found) for path, text in node_texts().items() for found in hard(text)] == []
 
 
@@ -94,3 +107,8 @@ def test_a_long_sentence_is_found_wherever_it_stands() -> None:
         assert found.startswith(f"{MOST + 1}: ")
         assert found.rstrip(".").endswith(f"{long} more")
     assert hard(f"```\n{long} more\n```\n\n`{long} more`") == []
+
+
+@pytest.mark.parametrize("sentence", ["It comes down again.", "The way down.", "A nearer inversion is better."])
+def test_another_name_for_a_thing_is_found(sentence: str) -> None:
+    assert len(hard(f"- Before it. {sentence}")) == 1
