@@ -76,8 +76,8 @@ class Interpolate(io.ComfyNode):
                 io.Latent.Output(
                     "latent",
                     display_name="latent",
-                    tooltip="The inverted frames with a record, for Edit From Latent. Set its cfg to that of the "
-                    "inversions, and preserve to 0.5 or more.",
+                    tooltip="The inverted frames with a record, for Edit From Latent at strength 1. If the inversions' "
+                    "cfg was not 1, set the same cfg in Edit Settings.",
                 ),
                 io.Conditioning.Output(
                     "positive", display_name="positive", tooltip="The prompt of each frame, for the edit."
@@ -149,7 +149,11 @@ def _exactness(first: float, last: float) -> str:
     if not math.isclose(first, last):
         return (
             f"The pictures were inverted at cfg {first:g} and {last:g}. Edit From Latent is exact only for the picture "
-            "whose cfg it has. Invert both at the same cfg."
+            "whose cfg is in Edit Settings. Invert both at the same cfg."
         )
-    beside = "" if math.isclose(first, 1) else ", with the negative prompt of the inversions"
-    return f"Edit From Latent gives both pictures back exactly at cfg {first:g}{beside}, and preserve 0.5 or more."
+    if math.isclose(first, 1):
+        return "Edit From Latent gives both pictures back exactly at strength 1."
+    return (
+        f"Edit From Latent gives both pictures back exactly at strength 1, with cfg {first:g} and the negative prompt of "
+        "the inversions in Edit Settings."
+    )
