@@ -196,11 +196,10 @@ def overhead(benches: dict[str, Bench], extent: Extent) -> list[str]:
     return [
         f"## Time: inversion / KSampler, {extent.steps} steps, one picture, {extent.pairs} pairs",
         "",
-        "Processor time at equal model calls, medians in ms a step: in the network, and beside it. The network's "
-        "evaluations are the same on both sides, so their time is taken together; overhead is (network + inversion) / "
-        "(network + KSampler), 1.00 is free. Whole runs in pairs say the same with the network's own scatter (the "
-        "median's 95 % interval in brackets). The network is small, so what is done beside it weighs more here than "
-        f"with real models. Bar: up to {TIME_BAR}.",
+        "Processor time at equal model calls, medians in ms per step. The network takes the same time on both sides. "
+        "So the overhead is (network + inversion) / (network + KSampler), and 1.00 is free. The column of whole runs "
+        "has the same ratio for runs in pairs, with the median's 95 % interval in brackets. The network is small, so "
+        f"the work beside it has more weight here than with real models. Bar: up to {TIME_BAR}.",
         "",
         *table(
             ("model", "cfg", "network", "inversion", "KSampler", "overhead", "whole runs", "bar met"),
@@ -234,10 +233,9 @@ def growth(pack: Any, bench: Bench, extent: Extent) -> list[str]:
         "## Growth",
         "",
         f"Exponent p of time ~ size^p at cfg 1, the shortest of {extent.repeats} runs: 1 is proportional. The two "
-        "columns should agree; what an inversion adds and the sampler does not would show as a ratio that rises with "
-        "the size. Pixels are times those of "
-        f"{PIXELS} x {PIXELS}; {steps} steps where the steps do not grow. Frames: latent frames of 32 x 32 in a Wan "
-        "2.1 of random weights, whose attention is over all of them.",
+        "columns should agree. If the inversion cost more and more, the ratio would rise with the size. Pixels are "
+        f"multiples of {PIXELS} x {PIXELS}. The other rows have {steps} steps. Frames: latent frames of 32 x 32 in a "
+        "Wan 2.1 of random weights, whose attention is over all of them.",
         "",
         *table(("what grows", "sizes", "p, inversion", "p, KSampler", "inversion / KSampler at each size"), lines),
     ]
@@ -275,9 +273,9 @@ def memory(benches: dict[str, Bench], extent: Extent) -> list[str]:
     return [
         f"## Memory: peak above what was there before, {side} x {side} pixels, {extent.steps} steps",
         "",
-        "MB of tensors, after a run of each to warm up. The record is the trajectory (steps + 1 states) with, for each "
-        "step, the point and the slope that make the way back exact; it lies in main memory wherever the model is. "
-        f"Bar: up to {MEMORY_BAR} x KSampler + record.",
+        "MB of tensors, after a run of each to warm up. The record is the trajectory (steps + 1 states), and a point "
+        f"and a slope for each step. The record is in main memory, wherever the model is. Bar: up to {MEMORY_BAR} x "
+        "KSampler + record.",
         "",
         *table(
             ("model", "KSampler", "inversion", "trajectory", "record", "(inversion - record) / KSampler", "bar met"),
@@ -313,8 +311,8 @@ def records(pack: Any, bench: Bench, extent: Extent) -> list[str]:
         "## Size of a saved record",
         "",
         "Bytes of the file that `Inversion.save` writes, for one picture. Formula for the tensors: "
-        "4 ((3 N + 1) B C H W + N), with N steps and a latent of B x C x H x W; the rest is the header. Ancestral "
-        f"noise adds N states, Rex one. By the formula, for 20 steps: {shown}.",
+        "4 ((3 N + 1) B C H W + N), with N steps and a latent of B x C x H x W. The rest is the header. Ancestral "
+        f"noise adds N states, and Rex adds one. By the formula, for 20 steps: {shown}.",
         "",
         *table(("steps", "pixels", "file", "formula", "header"), lines),
     ]
@@ -356,8 +354,8 @@ def imports(extent: Extent) -> list[str]:
     return [
         f"## What the pack adds to the host's start, {extent.processes} fresh processes",
         "",
-        "Seconds until the host has the nodes and their schemas, from compiled bytecode; processor time is what would "
-        f"be left of them on a machine with nothing else to do. Bar: a median up to {IMPORT_BAR}.",
+        "Seconds until ComfyUI has the nodes and their schemas, from compiled bytecode. On a machine without other "
+        f"work the processor time would be left. Bar: a median up to {IMPORT_BAR}.",
         "",
         *table(
             ("median", "least", "most", "processor, median", "bar met"),

@@ -57,7 +57,7 @@ def main() -> None:
     lines = [
         f"Made by `python scripts/benchmark.py few_steps` on {datetime.date.today()}, torch {torch.__version__}, "
         f"ComfyUI {solvers.host_version}, CPU.",
-        "PSNR of the latent's round trip in dB; the way back is the sampler alone.",
+        "PSNR of the latent's round trip in dB. The latent alone is sampled, without its record.",
     ]
     for version, found in zip(MODELS, for_each(rows), strict=True):
         lines += ["", f"## {version} demo model", ""]

@@ -460,18 +460,19 @@ def table(title: str, chosen: dict[str, Row], results: Results) -> list[str]:
 
 
 NOTES = f"""\
-Model calls of the ways up and down (one with a backward pass counts as {1 + BACKWARD}), and the PSNR of the latent's
-round trip in dB: more is better, 6 dB is half the error, {EXACT:.0f} is exact to rounding. NaN is what a user gets.
+Model calls to invert ("up") and to sample ("down"), and the PSNR of the latent's round trip in dB. A call with a
+backward pass counts as {1 + BACKWARD}. More dB are better, 6 dB more are half the error, and {EXACT:.0f} is exact
+to rounding. NaN is what a user gets.
 
-- **bold**: on the Pareto front of all calls and dB at this number of steps, among rows that hand on the latent only
-- †: on the front of all rows; "needs" says what each hands on beside prompt and noise levels
-- no inversion: what the prompt alone brings back, from other noise; it takes no part in the fronts
-- FlipSigmas + SamplerCustom, Unsampler (of ComfyUI_Noise): the host's own nodes and sampler on the demo models, their
-  formulas on the mixture. On flow models the host divides by 1 - s at the top, which gives NaN, or x -10000 with the
-  Unsampler's shifted sigmas, and multiplies by 0 before the way down, which then starts from zeros. *normalize*: the
-  result is used as the noise of the top level
-- RF-Solver, FireFlow and Rex come down by their own steps; the latents of all others are for the host's `euler`
-- RF-Inversion (gamma 0.5) is defined for flow models only; it is given the same prompt as the others
+- **bold**: no other row has more dB for as few calls at this number of steps, among rows that keep the latent only
+- †: the same among all rows. "needs" says what a row keeps beside prompt and noise levels
+- no inversion: what the prompt alone gives, from other noise. It is not compared for bold and †
+- FlipSigmas + SamplerCustom, Unsampler (of ComfyUI_Noise): ComfyUI's own nodes and sampler on the demo models, their
+  formulas on the mixture. On flow models ComfyUI divides by 1 - s at the top, which gives NaN. With the Unsampler's
+  shifted sigmas it gives x -10000. Before it samples, ComfyUI multiplies by 0, so it then starts from zeros
+- *normalize*: the result is used as the noise of the top level
+- RF-Solver, FireFlow and Rex sample with their own steps. The latents of all others are for ComfyUI's `euler`
+- RF-Inversion (gamma 0.5) is defined for flow models only. It gets the same prompt as the others
 - where a formula asks for the slope at sigma 0, which no denoiser has, it is taken at {CLEAN:g}, as FlipSigmas does
 """
 

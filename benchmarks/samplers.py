@@ -288,11 +288,11 @@ def write_tables(quick: bool) -> None:
         lines += [
             f"## Every sampler of ComfyUI {host}, {STEPS} steps",
             "",
-            "- same prompt: relative error of the latent that the inversion's own prompt brings back",
+            "- same prompt: relative error of the latent under the inversion's own prompt",
             "- calls: model calls of an edit without `source`, for one picture",
-            "- between: how many of them are between the inversion's levels; without `source` they are answered at the "
-            "nearest level, with it each costs one call more",
-            "- as ...: a sampler whose noise is drawn on the GPU; the noise is taken off, so the edit is the same",
+            "- between: how many of them are between the inversion's levels. Without `source` they are answered at the "
+            "closest level. With `source` each costs one more call",
+            "- as ...: a sampler whose noise is drawn on the GPU. The noise is subtracted, so the edit is the same",
             "",
             *samplers_table(found),
         ]
@@ -301,7 +301,7 @@ def write_tables(quick: bool) -> None:
             lines += [
                 f"## Other levels than the inversion's, ComfyUI {host}",
                 "",
-                "Cells as above; the first rows are edits on the inversion's own levels. between: of euler's calls.",
+                "Cells as above. The first rows are edits on the inversion's own levels. between: of euler's calls.",
                 "",
             ]
             for version in MODELS:
@@ -313,9 +313,9 @@ def write_tables(quick: bool) -> None:
                 "Before an edit the sampler runs without a model: once on zeros at full size, which shows its noise, "
                 "and three times on a tiny tensor, to see whether it is linear. Seconds of the processor, median of "
                 f"three, one thread, {DRY_STEPS} steps at {' x '.join(map(str, SHAPE))}, the latent of an SDXL "
-                "picture; beside them what the sampler itself computes in a run, without the model. The demo models' "
-                "calls say nothing about SDXL's, so none are put beside them. The noise is kept for the run; the "
-                f"inversion's record has {(3 * DRY_STEPS + 1) * state / 1e6:.1f} MB at that size.",
+                "picture. The next column is what the sampler itself computes in a run, without the model. The noise "
+                f"is kept for the run. The inversion's record has {(3 * DRY_STEPS + 1) * state / 1e6:.1f} MB at that "
+                "size.",
                 "",
                 *dry_table(found[DRY]),
             ]

@@ -196,7 +196,8 @@ def main() -> None:
     lines = [
         f"Made by `python scripts/benchmark.py solvers` on {datetime.date.today()}, torch {torch.__version__}, "
         f"ComfyUI {host_version}, CPU.",
-        "PSNR of the latent's round trip in dB, 150 = exact to rounding; the way back is the sampler alone.",
+        "PSNR of the latent's round trip in dB: 150 is exact to rounding. The latent alone is sampled, without its "
+        "record.",
         "",
     ]
     for title, found in everything.items():

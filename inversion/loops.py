@@ -153,8 +153,8 @@ def _noise(noise: Sequence[Tensor] | Tensor | None, grid: Grid, x: Tensor) -> Te
         return None
     if noise is None:
         raise InversionError(
-            f"An ancestral grid needs its noise held fixed: give `noise`, {grid.steps} tensors of shape "
-            f"{tuple(x.shape)}, in sampling order, and the same ones to invert and to sample."
+            f"An ancestral grid needs its noise held fixed. Give `noise`: {grid.steps} tensors of shape "
+            f"{tuple(x.shape)}, in sampling order. Give the same ones to invert and to sample."
         )
     shapes = [tuple(n.shape) for n in noise]
     if shapes != [tuple(x.shape)] * grid.steps:

@@ -138,9 +138,9 @@ class Inversion:
 
     @property
     def verdict(self) -> str:
-        """How well it went, in one sentence."""
+        """How well it went, in a sentence or two."""
         if any(note.startswith(UNSTEADY) for note in self.notes):
-            return f"{UNSTEADY}: nothing comes back exactly."
+            return f"{UNSTEADY}. So no picture comes back exactly."
         return of_risk(float(self.risk.max()))
 
     def report(self) -> str:
@@ -152,20 +152,22 @@ class Inversion:
             f"{self.method}: {steps} steps from sigma {self.grid.levels[-1].sigma:.4g} to "
             f"{self.grid.levels[0].sigma:.4g}, {calls} model calls.",
             *self.notes,
-            f"Residual per step (0 = exact inverse): mean {float(self.residuals.mean()):.1e}, "
+            f"Residual per step (its error; 0 is exact): mean {float(self.residuals.mean()):.1e}, "
             f"worst {largest:.1e} at {where}.",
         ]
         if float(self.drift.max()) > 0.01:
-            lines.append(f"The blend moved the states by {float(self.drift.max()):.0%}, which the sampler alone keeps.")
+            lines.append(
+                f"The blend moved the states by {float(self.drift.max()):.0%}. Without the record this change stays."
+            )
         if pictures > 1:
-            lines.append(f"Of the {pictures} pictures, picture {int(self.risk.argmax()) + 1} came out worst.")
+            lines.append(f"Of the {pictures} pictures, picture {int(self.risk.argmax()) + 1} is the least accurate.")
         if self.converged:
             lines.append(f"Every step converged to {self.tolerance:.1e}.")
         elif self.converged is False:
             missed = int((self.worst > self.tolerance).sum())
             lines.append(
-                f"{missed} of {steps} steps did not converge to {self.tolerance:.1e} (residual {largest:.1e}): "
-                "lower cfg toward 1, use more steps or iterations, or Anderson acceleration."
+                f"{missed} of {steps} steps did not converge to {self.tolerance:.1e} (residual {largest:.1e}). "
+                "Lower cfg toward 1, or use more steps, more iterations or Anderson acceleration."
             )
         return "\n".join(lines)
 

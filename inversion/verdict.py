@@ -1,4 +1,4 @@
-"""How well an inversion went, in one sentence: every threshold, and every sentence that depends on one."""
+"""How well an inversion went, in a sentence or two: every threshold, and every sentence that depends on one."""
 
 from collections.abc import Sequence
 
@@ -18,12 +18,12 @@ def of_risk(risk: float) -> str:
         risk: the largest residual of the steps plus what they drifted, >= 0; of several pictures the worst.
     """
     if risk <= CLOSE:
-        return "Inverted closely: the sampler alone comes back near the picture, the record exactly."
+        return "Accurate: the picture comes back exactly with its record, and almost exactly without it."
     if risk <= ROUGH:
-        return "Inverted: the record comes back exactly, the sampler alone to the picture or something like it."
+        return "Fair: with its record the picture comes back exactly. Without the record a similar picture comes back."
     return (
-        "May not have worked: the record comes back exactly, but whether the sampler alone does only a check can "
-        "tell. Cfg nearer 1, more steps or more iterations make it surer."
+        "Rough: with its record the picture comes back exactly. Without the record another picture may come back. For "
+        "more accuracy lower cfg toward 1, or use more steps or more iterations."
     )
 
 
@@ -36,13 +36,13 @@ def of_round_trip(decibels: Sequence[float], steps: int) -> str:
     """
     worst = min(decibels)
     if worst >= NEAR:
-        what = "Inverted well: the sampler alone comes back near the picture"
+        what = "Accurate: without its record the picture comes back almost exactly"
     elif worst >= ALIKE:
-        what = "Inverted fairly: the sampler alone comes back to something like the picture"
+        what = "Fair: without its record a similar picture comes back"
     else:
         what = (
-            "The inversion did not work well: the sampler alone comes back to another picture. Lower cfg toward 1, "
-            "use more steps or more iterations. It came back"
+            "Inaccurate: without its record another picture comes back. For more accuracy lower cfg toward 1, or use "
+            "more steps or more iterations"
         )
     which = f", picture {decibels.index(worst) + 1} of {len(decibels)}, the worst" if len(decibels) > 1 else ""
     return f"{what} (checked: {worst:.1f} dB in the latent{which}; {steps} more model calls)."

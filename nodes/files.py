@@ -39,9 +39,9 @@ class SaveInversion(io.ComfyNode):
             node_id="INV_Save",
             display_name="Save Inversion",
             category=CATEGORY,
-            description="Saves an inverted latent with its record in the output folder, for Load Inversion, so that "
-            "the picture can be edited later without inverting it again. The file holds the workflow too: drop it on "
-            "the canvas to see how it was made.",
+            description="Saves an inverted latent with its record in the output folder. With Load Inversion the "
+            "picture can be edited later, without inverting it again. Drop the file on the canvas to open its "
+            "workflow.",
             search_aliases=["save latent", "export inversion", "save noise", "cache inversion"],
             is_output_node=True,
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -50,15 +50,15 @@ class SaveInversion(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     default="inversions/inversion",
-                    tooltip=f"Folder and name within the output folder; a number and {SUFFIX} are added.",
+                    tooltip=f"Folder and name in the output folder. A number and {SUFFIX} are added.",
                 ),
             ],
-            outputs=[io.Latent.Output("latent_out", display_name="latent", tooltip="The same latent, to go on with.")],
+            outputs=[io.Latent.Output("latent_out", display_name="latent", tooltip="The same latent, unchanged.")],
         )
 
     @classmethod
     def execute(cls, latent: dict, filename_prefix: str) -> io.NodeOutput:
-        record.require(latent, "Connect it straight from an Invert Image node, or save its values with Save Latent.")
+        record.require(latent, "Connect it straight from an Invert Image node, or use Save Latent.")
         packed, made = _packed(latent), _how_it_was_made(cls.hidden)
         folder, name, counter, subfolder = _place(filename_prefix)
         for number in range(counter, counter + MOST_TRIES):
@@ -81,15 +81,15 @@ class LoadInversion(io.ComfyNode):
             node_id="INV_Load",
             display_name="Load Inversion",
             category=CATEGORY,
-            description="Loads what Save Inversion saved, in place of an Invert Image node: edits come out the same. "
-            "For SamplerCustomAdvanced make its NOISE with Noise From Latent.",
+            description="Loads an inversion that Save Inversion saved. Edits are the same as with the Invert node "
+            "itself. For SamplerCustomAdvanced add Noise From Latent.",
             search_aliases=["load latent", "import inversion", "open inversion"],
             inputs=[
                 io.Combo.Input(
                     "file",
                     options=_listed(),
-                    tooltip=f"A file of Save Inversion in the output or input folder (*{SUFFIX}). Press R to see files "
-                    "saved since.",
+                    tooltip=f"A file of Save Inversion in the output or input folder (*{SUFFIX}). Press R to list new "
+                    "files.",
                 )
             ],
             outputs=[latent, sigmas, report],
@@ -120,10 +120,10 @@ class LoadInversion(io.ComfyNode):
             found = record.require(latent, "")
         except InversionError as error:
             raise InversionError(
-                f"{error} Load Inversion reads what Save Inversion wrote; for files of Save Latent take Load Latent."
+                f"{error} Load Inversion reads files of Save Inversion. For files of Save Latent use Load Latent."
             ) from error
         inversion = found.inversion
-        where = f"Made with {found.model['model class']} at cfg {found.cfg:g}; read from {record.escaped(file)}."
+        where = f"Made with {found.model['model class']} at cfg {found.cfg:g}. Read from {record.escaped(file)}."
         text = report_text([inversion.verdict, inversion.report(), where])
         return io.NodeOutput(latent, lasting_sigmas(inversion.grid), text)
 
@@ -153,7 +153,9 @@ def _unpacked(packed: dict[str, Any]) -> dict[str, Any]:
     tensors = {key.removeprefix(f"{BESIDE}."): packed.pop(key) for key in list(packed) if key.startswith(f"{BESIDE}.")}
     samples = tensors.get("samples")
     if samples is None or not isinstance(plain, dict):
-        raise InversionError("This file holds no LATENT beside the inversion; Inversion.save writes such files.")
+        raise InversionError(
+            "This file holds an inversion but no LATENT. Inversion.save of the library writes such files."
+        )
     latent = {**plain, **tensors}
     checked.floats("its samples", samples, tuple(samples.shape))
     if "noise_mask" in latent:
@@ -178,8 +180,8 @@ def _place(prefix: str) -> tuple[str, str, int, str]:
     normal = os.path.normpath(prefix)
     if not os.path.basename(normal).strip(". \\"):
         raise InversionError(
-            f"filename_prefix is {checked.shown(prefix)}, which names no file. Give a name, with folders before it if "
-            "you like: inversions/inversion."
+            f"filename_prefix is {checked.shown(prefix)}, which is not the name of a file. Give a name such as "
+            "inversions/inversion."
         )
     try:
         if "\0" in normal:
@@ -240,7 +242,7 @@ def _found(folder: str) -> list[str]:
     if len(entries) == MOST_ENTRIES:
         logging.warning(
             "Load Inversion looked at %d files in %s and lists what it found there. Move old files elsewhere, or put "
-            "inversions in folders nearer to the top.",
+            "inversions in folders higher up.",
             MOST_ENTRIES,
             folder,
         )

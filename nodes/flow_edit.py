@@ -16,32 +16,38 @@ class FlowEdit(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         steps, scheduler, denoise = schedule_inputs(
-            24, "Number of steps.", "From how noisy to start. Lower keeps more of the picture.", denoise=0.85
+            24, "Number of steps.", "How much noise to start from. Lower keeps more of the picture.", denoise=0.85
         )
         return schema(
             node_id="INV_FlowEdit",
             display_name="Edit Without Inversion (FlowEdit)",
             category=CATEGORY,
-            description="Edits a picture by the difference between what two prompts predict. Inverts nothing and so "
-            "keeps no exact background; two model calls per step. Made for flow models.",
-            search_aliases=["flowedit", "inversion-free editing"],
+            description="Edits a picture without inverting it, by the difference between two prompts' predictions. It "
+            "keeps no background exactly. Takes two model calls per step. Made for flow models.",
+            search_aliases=["FlowEdit", "inversion-free editing", "real image editing"],
             inputs=[
-                io.Model.Input("model", tooltip="The model; the method is made for flow models (SD3, Flux, ...)."),
+                io.Model.Input("model", tooltip="The model. The method is made for flow models, such as SD3 and Flux."),
                 io.Conditioning.Input("positive", tooltip="What the picture should show now."),
                 io.Conditioning.Input("source_positive", tooltip="What the picture shows."),
                 io.Latent.Input(
                     "latent",
-                    tooltip="The picture, from VAE Encode with the model's own VAE. Its mask (Set Latent Noise Mask) "
-                    "counts: white is where the picture may change.",
+                    tooltip="The picture, from VAE Encode with the model's own VAE. With Set Latent Noise Mask, only "
+                    "the white parts of the mask may change.",
                 ),
                 steps,
-                cfg_input(3.0, "Guidance toward the new prompt."),
-                cfg_input(1.5, "Guidance of the source's prediction, lower than cfg.", "source_cfg"),
+                cfg_input(3.0, "Guidance under the new prompt."),
+                cfg_input(1.5, "Guidance under the source prompt. Take less than cfg.", "source_cfg"),
                 scheduler,
                 denoise,
-                seed_input("Of the noise that both predictions see."),
-                io.Conditioning.Input("negative", optional=True, tooltip="Needed when either cfg is not 1."),
-                io.Sigmas.Input("sigmas", optional=True, tooltip="Replaces steps, scheduler and denoise. Descending."),
+                seed_input("Seed of the noise that is added for both predictions."),
+                io.Conditioning.Input(
+                    "negative", optional=True, tooltip="Needed if cfg or source_cfg is not 1. An empty prompt will do."
+                ),
+                io.Sigmas.Input(
+                    "sigmas",
+                    optional=True,
+                    tooltip="Noise levels from high to low, in place of steps, scheduler and denoise.",
+                ),
             ],
             outputs=[
                 io.Latent.Output("latent_out", display_name="latent", tooltip="The edited latent, for VAE Decode."),
@@ -80,8 +86,8 @@ class FlowEdit(io.ComfyNode):
         report = [f"FlowEdit: {grid.steps} steps from sigma {grid.levels[0].sigma:.4g}, {2 * grid.steps} model calls."]
         if allowed is not None:
             report.append(
-                f"The latent's mask lets {float(allowed.mean()):.0%} of the picture change; the rest is as it was."
+                f"The latent's mask lets {float(allowed.mean()):.0%} of the picture change. The rest stays as it was."
             )
         if host.model_kind(model) != "flow":
-            report.append("The paper shows flow models only; compare with an Invert node and Edit From Latent.")
+            report.append("The paper is about flow models only. Compare with an Invert node and Edit From Latent.")
         return io.NodeOutput({**latent, "samples": edited}, report_text(report))

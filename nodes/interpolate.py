@@ -25,19 +25,29 @@ class Interpolate(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         def side(which: str) -> list[io.Input]:
             return [
-                io.Latent.Input(f"latent_{which}", tooltip="From an Invert node: one picture, with its record."),
-                io.Conditioning.Input(f"positive_{which}", tooltip="The prompt that this picture was inverted with."),
+                io.Latent.Input(
+                    f"latent_{which}", tooltip="One inverted picture with its record, from an Invert node."
+                ),
+                io.Conditioning.Input(f"positive_{which}", tooltip="The prompt of this picture's inversion."),
             ]
 
         return schema(
             node_id="INV_Interpolate",
             display_name="Interpolate Inversions",
             category=CATEGORY,
-            description="Frames from one inverted picture to another, as a batch of inverted latents with a prompt for "
-            "each. Edit From Latent gives the two pictures back exactly, and what the model sees between them.",
-            search_aliases=["morph", "slerp", "latent interpolation", "blend pictures", "travel", "in-between frames"],
+            description="Makes frames from one inverted picture to another: inverted latents, with a prompt for each. "
+            "Edit From Latent then draws them. The first and the last frame are exactly the two pictures.",
+            search_aliases=[
+                "morph",
+                "slerp",
+                "NAO",
+                "latent interpolation",
+                "blend pictures",
+                "travel",
+                "in-between frames",
+            ],
             inputs=[
-                io.Model.Input("model", tooltip="The model that inverted both pictures."),
+                io.Model.Input("model", tooltip="The model of both inversions."),
                 *side("from"),
                 *side("to"),
                 io.Int.Input(
@@ -45,40 +55,44 @@ class Interpolate(io.ComfyNode):
                     default=9,
                     min=2,
                     max=64,
-                    tooltip="How many, with the two pictures. The record takes memory for each.",
+                    tooltip="How many frames, with the two pictures. The record takes memory for each.",
                 ),
                 io.Combo.Input(
                     "path",
                     options=list(PATHS),
                     default="spherical",
-                    tooltip="Of the noise. spherical: turns evenly, keeps the norm. linear: loses norm half way. "
-                    "norm-aware: by way of the norms that noise has.",
+                    tooltip="The way from one noise to the other. spherical: turns evenly. linear: the straight line, "
+                    "which loses strength half way. norm-aware: keeps to the strengths that real noise has.",
                 ),
                 io.Combo.Input(
                     "prompts",
                     options=["embeddings", "predictions"],
                     default="embeddings",
                     tooltip="What fades from one prompt to the other. embeddings: the prompts themselves. predictions: "
-                    "what the model makes of either, at twice the model calls; for prompts that differ in more.",
+                    "the model's predictions under both. This works with any prompts, and takes twice the model calls.",
                 ),
             ],
             outputs=[
                 io.Latent.Output(
                     "latent",
                     display_name="latent",
-                    tooltip="The inverted frames, with a record: for Edit From Latent, at the inversions' cfg and a "
-                    "preserve of 0.5 or more.",
+                    tooltip="The inverted frames with a record, for Edit From Latent at strength 1. If the inversions' "
+                    "cfg was not 1, set the same cfg in Edit Settings.",
                 ),
                 io.Conditioning.Output(
-                    "positive", display_name="positive", tooltip="The prompt of each frame, to come down with."
+                    "positive", display_name="positive", tooltip="The prompt of each frame, for the edit."
                 ),
                 io.Noise.Output(
                     "noise",
                     display_name="noise",
-                    tooltip="The frames as NOISE, for any host sampler, with latent as latent_image and these sigmas; "
-                    "the ends are then as near as the sampler alone comes.",
+                    tooltip="The frames as NOISE, for SamplerCustomAdvanced. Connect sigmas and latent to it too. "
+                    "The first and last frame are then not exact.",
                 ),
-                io.Sigmas.Output("sigmas", display_name="sigmas", tooltip="The noise levels to come down on."),
+                io.Sigmas.Output(
+                    "sigmas",
+                    display_name="sigmas",
+                    tooltip="The noise levels of the inversions, from high to low, to sample with.",
+                ),
                 io.String.Output("report", display_name="report", tooltip="What was done, in plain words."),
             ],
         )
@@ -96,7 +110,7 @@ class Interpolate(io.ComfyNode):
         path: Path,
         prompts: Prompts,
     ) -> io.NodeOutput:
-        connect = "Frames need the records of both pictures: connect {} straight from an Invert node."
+        connect = "Frames need the records of both pictures. Connect {} straight from an Invert node."
         (start, remarks), (end, more) = (
             record.require_for(model, latent, connect.format(name))
             for name, latent in (("latent_from", latent_from), ("latent_to", latent_to))
@@ -116,17 +130,17 @@ class Interpolate(io.ComfyNode):
         out, _ = made.on(left, host.to_samples(model, found.latent))
         size = sum(value.nbytes for value in out[record.KEY].values() if isinstance(value, Tensor))
         lines = [
-            f"{frames} frames from one picture to the other, noise on a {path} path, {prompts} faded.",
-            f"Norm of the noise (pure noise: 1): {float(norms[0]):.2f} and {float(norms[-1]):.2f} at the ends, "
-            f"{float(norms.min()):.2f} to {float(norms.max()):.2f} in all.",
+            f"{frames} frames from one picture to the other, with a {path} path and faded {prompts}.",
+            f"Strength of the noise (real noise has 1): {float(norms[0]):.2f} and {float(norms[-1]):.2f} at the ends, "
+            f"{float(norms.min()):.2f} to {float(norms.max()):.2f} over all frames.",
             _exactness(start.cfg, end.cfg),
             f"The record takes {size / 2**20:.1f} MB.",
             *dict.fromkeys(remarks + more),
         ]
         if found.grid.ancestral:
-            lines.append("Ancestral: come down with Edit From Latent. The host's sampler adds noise of its own.")
+            lines.append("Sample with Edit From Latent, because ComfyUI's euler_ancestral adds noise of its own.")
         if "noise_mask" in latent_from or "noise_mask" in latent_to:
-            lines.append("The latents' noise masks were left out: they belong to one picture each.")
+            lines.append("The latents' masks were left out, because each belongs to one picture.")
         noise = host.InvertedNoise(model, found.latent, top.sigma)
         return io.NodeOutput(out, positive, noise, host.lasting_sigmas(found.grid), report_text(lines))
 
@@ -134,8 +148,12 @@ class Interpolate(io.ComfyNode):
 def _exactness(first: float, last: float) -> str:
     if not math.isclose(first, last):
         return (
-            f"The pictures were inverted at cfg {first:g} and {last:g}: Edit From Latent gives back exactly only the "
-            "one whose cfg it has. Invert both at the same cfg."
+            f"The pictures were inverted at cfg {first:g} and {last:g}. Edit From Latent is exact only for the picture "
+            "whose cfg is in Edit Settings. Invert both at the same cfg."
         )
-    beside = "" if math.isclose(first, 1) else ", with the negative prompt of the inversions"
-    return f"Edit From Latent gives both pictures back exactly at cfg {first:g}{beside}, and preserve 0.5 or more."
+    if math.isclose(first, 1):
+        return "Edit From Latent gives both pictures back exactly at strength 1."
+    return (
+        f"Edit From Latent gives both pictures back exactly at strength 1, with cfg {first:g} and the negative prompt of "
+        "the inversions in Edit Settings."
+    )

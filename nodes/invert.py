@@ -36,16 +36,20 @@ OUTPUTS = [
     io.Latent.Output(
         "latent_out",
         display_name="latent",
-        tooltip="The inverted latent, carrying the inversion record for Edit From Latent.",
+        tooltip="The inverted latent with its record, for Edit From Latent.",
     ),
     io.Noise.Output(
         "noise",
         display_name="noise",
-        tooltip="The same as NOISE: with the original latent as latent_image and these sigmas, any host sampler starts "
-        "at the inverted latent. The only way into SamplerCustomAdvanced for flow models.",
+        tooltip="The inverted latent as NOISE, for SamplerCustomAdvanced. Connect sigmas and the original latent to "
+        "it too. Flow models need this output there.",
     ),
-    io.Sigmas.Output("sigmas_out", display_name="sigmas", tooltip="The noise levels to come down on, descending."),
-    io.String.Output("report", display_name="report", tooltip="What was done and how well it went, in plain words."),
+    io.Sigmas.Output(
+        "sigmas_out",
+        display_name="sigmas",
+        tooltip="The noise levels of the inversion, from high to low, to sample with.",
+    ),
+    io.String.Output("report", display_name="report", tooltip="How well the inversion went, in plain words."),
 ]
 
 
@@ -95,37 +99,46 @@ class InvertNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         row = cls.ROW
         first = [
-            io.Model.Input("model", tooltip="The model to invert with. Edit with the same one, or one of its family."),
-            io.Conditioning.Input("positive", tooltip="What the picture shows, in the words you would prompt it with."),
+            io.Model.Input(
+                "model", tooltip="The model to invert with. Edit with the same model, or one of its family."
+            ),
+            io.Conditioning.Input("positive", tooltip="What the picture shows, written as a prompt."),
             io.Latent.Input("latent", tooltip="The picture, from VAE Encode with the model's own VAE."),
         ]
         steps, scheduler, denoise = schedule_inputs(
             row.steps,
-            "Number of steps. More steps invert more exactly.",
-            "How far up to invert. Below 1 the latent keeps the picture's layout and the edit changes less.",
+            "Number of steps. More steps are more accurate.",
+            "How far to invert. 1 goes all the way to noise. Below 1 the picture's layout stays, and the edit changes "
+            "less.",
         )
         cfg = cfg_input(
             1.0,
-            "Guidance during the inversion. 1 is the most exact and twice as fast; keep it unless the edit asks for "
-            "more.",
+            "Guidance of the inversion. Leave it at 1, which is the most accurate and takes half the time. Guide the "
+            "edit instead.",
         )
         last = [
             advanced(
                 io.Boolean.Input(
                     "check",
                     default=False,
-                    tooltip="Also come down again without the record and report how near the picture is. Doubles the "
-                    "model calls.",
+                    tooltip="Sample again without the record, and report how close the result is to the picture. Takes "
+                    "one more model call per step.",
                 )
             ),
-            io.Conditioning.Input("negative", optional=True, tooltip="Needed when cfg is not 1."),
-            io.Sigmas.Input("sigmas", optional=True, tooltip="Replaces steps, scheduler and denoise. Descending."),
+            io.Conditioning.Input(
+                "negative", optional=True, tooltip="Needed if cfg is not 1. An empty prompt will do."
+            ),
+            io.Sigmas.Input(
+                "sigmas",
+                optional=True,
+                tooltip="Noise levels from high to low, in place of steps, scheduler and denoise.",
+            ),
         ]
         return schema(
             node_id=f"INV_{row.id}",
             display_name=f"Invert Image ({row.name})",
             category=CATEGORY,
-            description=f"Turns a picture's latent into the noise that regenerates it. {row.description}",
+            description=f"Finds the noise from which the model draws your picture. {row.description}",
             search_aliases=[*ALIASES, *row.aliases],
             essentials_category="Image Tools" if row.essential else None,
             inputs=[*first, steps, cfg, scheduler, denoise, *row.inputs(True), *_sampler_inputs(row, True), *last],
@@ -200,14 +213,15 @@ class InvertingSampler(io.ComfyNode):
             display_name=f"Inverting Sampler ({row.name})",
             category=SAMPLING,
             description=f"Invert Image ({row.name}) as a SAMPLER, for SamplerCustomAdvanced with any guider. Give it "
-            "the picture's latent and the SIGMAS of the way down as they are; the NOISE connected there is not added.",
+            "the picture's latent, and SIGMAS as the scheduler makes them. The connected NOISE is not added.",
+            search_aliases=[*ALIASES, *row.aliases],
             inputs=[*row.inputs(False), *_sampler_inputs(row, False)],
             outputs=[
                 io.Sampler.Output(
                     "sampler_out",
                     display_name="sampler",
-                    tooltip="Its result is the inverted latent; come down with Edit From Latent and the same SIGMAS, "
-                    "or give it to Noise From Latent.",
+                    tooltip="For SamplerCustomAdvanced. Its result is the inverted latent. Connect that to Noise "
+                    "From Latent, or to Edit From Latent with the same SIGMAS.",
                 )
             ],
         )
@@ -234,11 +248,11 @@ def _sampler_inputs(row: Row, in_node: bool) -> list[io.Input]:
             "sampler",
             options=["euler", "euler_ancestral"],
             default="euler",
-            tooltip="The sampler to invert. euler_ancestral, which Turbo models are made for, with the noise that it "
-            "adds held fixed: come down with Edit From Latent, or with the host's euler_ancestral and the same seed.",
+            tooltip="The sampler to invert. Take euler_ancestral for Turbo models. Then sample with Edit From Latent, "
+            "or with ComfyUI's euler_ancestral and the same seed.",
         )
     )
-    number = seed_input("Of the noise that euler_ancestral adds; euler does not read it.")
+    number = seed_input("Seed of the noise that euler_ancestral adds. euler does not read it.")
     return [choice, advanced(number)] if in_node else [choice]
 
 

@@ -13,7 +13,17 @@ from .host import gradient, model_kind
 from .schema import advanced
 
 Ready = AbstractContextManager[tuple[Method, Denoiser, Tensor, str]]
-ALIASES = ("unsample", "unsampler", "noise inversion", "reconstruct")
+ALIASES = (
+    "invert image",
+    "image inversion",
+    "noise inversion",
+    "real image editing",
+    "unsample",
+    "unsampler",
+    "reconstruct",
+    "RF inversion",
+    "null-text inversion",
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,7 @@ class Row:
     Arguments:
         id: the nodes are INV_<id> and INV_<id>Sampler.
         name: in the nodes' titles, in brackets.
-        description: of the Invert node, after "Turns a picture's latent into the noise that regenerates it".
+        description: of the Invert node, after "Finds the noise from which the model draws your picture".
         aliases: what else people may search for.
         inputs: its settings, for the Invert node (True) or the SAMPLER (False).
         method: the method and remarks for the report, from the model (None in the SAMPLER) and the settings by name.
@@ -53,15 +63,15 @@ PRESETS = {"SD1.x": (0.5, 0.05, 0.2), "SDXL": (0.8, 0.85, 0.1)}
 
 
 def _easyinv_inputs(in_node: bool) -> list[io.Input]:
-    custom = "Used when preset is custom."
+    custom = "Read when preset is custom."
     presets, default = (["auto", *PRESETS], "auto") if in_node else ([*PRESETS], "SD1.x")
-    auto = " auto: SDXL's for SDXL models, SD1.x's for all others." if in_node else ""
+    auto = " auto: those of SDXL for SDXL models, those of SD1.x for all others." if in_node else ""
     return [
         io.Combo.Input(
             "preset",
             options=[*presets, "custom"],
             default=default,
-            tooltip=f"EasyInv's settings from the paper.{auto}",
+            tooltip=f"The settings of EasyInv, from its paper.{auto}",
         ),
         io.Float.Input(
             "eta",
@@ -69,20 +79,31 @@ def _easyinv_inputs(in_node: bool) -> list[io.Input]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip=f"Weight of the new latent in the blend; 1 is plain DDIM inversion. {custom}",
+            tooltip=f"Weight of the new latent in EasyInv's blend. 1 is plain DDIM inversion. {custom}",
         ),
         io.Float.Input(
-            "start", default=0.05, min=0.0, max=1.0, step=0.01, tooltip=f"Share of steps before the blend. {custom}"
+            "start",
+            default=0.05,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip=f"When the blend starts, as a share of the steps. {custom}",
         ),
         io.Float.Input(
-            "length", default=0.2, min=0.0, max=1.0, step=0.01, tooltip=f"Share of steps to blend. {custom}"
+            "length",
+            default=0.2,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip=f"How long the blend lasts, as a share of the steps. {custom}",
         ),
         advanced(
             io.Combo.Input(
                 "placement",
                 options=["after", "before"],
                 default="after",
-                tooltip="after: as in the paper. before: as in the authors' scripts.",
+                tooltip="after: blend after each step, as in the paper. before: blend before each step, as in the "
+                "authors' scripts.",
             )
         ),
     ]
@@ -94,7 +115,7 @@ def _easyinv(model: Any, given: dict[str, Any]) -> tuple[Method, list[str]]:
         preset = "SDXL" if type(model.get_model_object("latent_format")).__name__.startswith("SDXL") else "SD1.x"
         remarks.append(f"Preset auto chose {preset}'s settings.")
         if model_kind(model) == "flow":
-            remarks.append("The EasyInv paper shows no flow model: compare eta 1, which is plain DDIM inversion.")
+            remarks.append("The EasyInv paper has no flow models. Compare with eta 1, which is plain DDIM inversion.")
     eta, start, length = PRESETS.get(preset, (given["eta"], given["start"], given["length"]))
     return EasyInv(eta, start, length, given["placement"]), remarks
 
@@ -102,15 +123,15 @@ def _easyinv(model: Any, given: dict[str, Any]) -> tuple[Method, list[str]]:
 # --- guided Newton-Raphson, arXiv 2312.12540 --------------------------------------------------------------------------
 
 
-def _tolerance(default: float, example: str = "") -> io.Input:
+def _tolerance(default: float) -> io.Input:
     return io.Float.Input(
         "tolerance",
         default=default,
         min=0.0,
         max=1.0,
         step=0.0001,
-        tooltip=f"Relative residual at which a step is solved and its remaining iterations are saved{example}. "
-        "0 spends them all.",
+        tooltip="A step ends early when its relative error is below this. Smaller is more accurate and takes more "
+        "model calls. 0 always takes all iterations.",
     )
 
 
@@ -122,7 +143,7 @@ def _guided_nr_inputs(in_node: bool) -> list[io.Input]:
             default=2,
             min=1,
             max=100,
-            tooltip="Newton iterations per step, a model call each. The paper takes 1 or 2.",
+            tooltip="Model calls per step. The paper takes 1 or 2.",
         ),
         io.Float.Input(
             "guidance",
@@ -130,25 +151,26 @@ def _guided_nr_inputs(in_node: bool) -> list[io.Input]:
             min=0.0,
             max=100.0,
             step=0.01,
-            tooltip="Lambda of the paper: how strongly the solution is pulled toward likely noise. 0 is plain Newton.",
+            tooltip="How strongly the result is pulled toward likely noise (lambda in the paper). 0 is plain "
+            "Newton-Raphson.",
         ),
-        _tolerance(0.0, ", such as 0.01"),
+        _tolerance(0.0),
         io.Combo.Input(
             "gradient",
             options=["auto", "sign", "autograd", "min-norm"],
             default="auto",
-            tooltip="sign: the released code's step, without a gradient of the model. autograd: the paper's, and "
-            "min-norm: its shortest solution; both differentiate the model, with a backward pass for each iteration "
-            "but the last, and much memory. auto: sign at cfg 1, where it does as well; else min-norm if the model can "
-            "be differentiated.",
+            tooltip="sign: the step of the authors' code, which needs no gradient of the model. autograd: the step of "
+            "the paper. min-norm: the shortest such step. Both run the model backward, which takes time and much "
+            "memory. auto: sign at cfg 1; otherwise min-norm, if the model allows it.",
         ),
         advanced(
             io.Combo.Input(
                 "start",
                 options=["extrapolated", "native", "state"],
                 default="extrapolated",
-                tooltip="The first guess of each step. extrapolated: from the steps before, the best. native: the "
-                "known latent in the model's own scale, the paper's. state: as it stands, the released Turbo code's.",
+                tooltip="The first guess of each step. extrapolated: from the steps before; the most accurate. native: "
+                "the known latent in the model's own scale, as in the paper. state: the known latent as it is, as in "
+                "the authors' code.",
             )
         ),
     ]
@@ -180,8 +202,8 @@ def _fixed_point_inputs(in_node: bool) -> list[io.Input]:
             default=8,
             min=1,
             max=1000,
-            tooltip="Most model calls per step. 1 costs what DDIM inversion costs, and with start 'native' it is DDIM "
-            "inversion.",
+            tooltip="The most model calls per step. A step ends earlier when it reaches tolerance. 1 with start "
+            "native is plain DDIM inversion.",
         ),
         _tolerance(0.01),
         advanced(
@@ -189,8 +211,9 @@ def _fixed_point_inputs(in_node: bool) -> list[io.Input]:
                 "start",
                 options=list(WARM_START),
                 default="extrapolated",
-                tooltip="The first guess of each step. extrapolated: from the last two steps, the best. last slope: as "
-                "Uni-Inv. native: the known latent in the model's own scale, as DDIM inversion.",
+                tooltip="The first guess of each step. extrapolated: from the last two steps; the most accurate. last "
+                "slope: from the last step, as in Uni-Inv. native: the known latent in the model's own scale, as in "
+                "DDIM inversion.",
             )
         ),
         advanced(
@@ -199,7 +222,7 @@ def _fixed_point_inputs(in_node: bool) -> list[io.Input]:
                 default=3,
                 min=0,
                 max=10,
-                tooltip="How many iterates Anderson acceleration looks back on. 0 is plain iteration.",
+                tooltip="How many earlier iterates Anderson acceleration uses. 0 is plain iteration.",
             )
         ),
     ]
@@ -214,8 +237,8 @@ METHODS = (
     Row(
         id="EasyInv",
         name="EasyInv",
-        description="One model call per step.",
-        aliases=("ddim inversion", "flip sigmas"),
+        description="Takes one model call per step. Connect its latent to Edit From Latent, with a new prompt.",
+        aliases=("DDIM inversion", "flip sigmas"),
         inputs=_easyinv_inputs,
         method=_easyinv,
         ancestral=False,
@@ -224,8 +247,8 @@ METHODS = (
     Row(
         id="GuidedNR",
         name="Guided NR",
-        description="Uses guided Newton-Raphson. Made for models of few steps (2 to 8).",
-        aliases=("newton raphson", "turbo inversion", "renoise"),
+        description="Uses guided Newton-Raphson. Made for models of 2 to 8 steps, such as Turbo.",
+        aliases=("GNRI", "guided Newton-Raphson", "Turbo inversion", "ReNoise"),
         inputs=_guided_nr_inputs,
         method=_guided_nr,
         prepare=_with_gradient,
@@ -234,8 +257,9 @@ METHODS = (
     Row(
         id="FixedPoint",
         name="Fixed Point",
-        description="Repeats each step until it is solved. The most exact Invert node at cfg 1.",
-        aliases=("ddim inversion", "renoise", "anderson"),
+        description="Repeats each step until it is accurate. The most accurate Invert node at cfg 1. It can do plain "
+        "DDIM inversion, too.",
+        aliases=("DDIM inversion", "ReNoise", "AIDI", "FPI", "Uni-Inv", "Anderson acceleration"),
         inputs=_fixed_point_inputs,
         method=_fixed_point,
     ),

@@ -18,17 +18,19 @@ class NoiseFromLatent(io.ComfyNode):
             node_id="INV_NoiseFromLatent",
             display_name="Noise From Latent",
             category=SAMPLING,
-            description="An inverted latent as NOISE: SamplerCustomAdvanced with the original latent as latent_image "
-            "then starts at the inverted one, for flow models too, where a latent alone would be multiplied by 0.",
-            search_aliases=["inverted noise", "latent as noise"],
+            description="Turns an inverted latent into NOISE. SamplerCustomAdvanced then starts at the inverted "
+            "latent, with flow models too. Connect the original latent to it as latent_image.",
+            search_aliases=["inverted noise", "latent as noise", "noise inversion"],
             inputs=[
-                io.Model.Input("model", tooltip="The model that inverted."),
+                io.Model.Input("model", tooltip="The model of the inversion."),
                 io.Latent.Input("latent", tooltip="The inverted latent, from SamplerCustomAdvanced."),
-                io.Sigmas.Input("sigmas", tooltip="The SIGMAS of the way down, the same as of the inversion."),
-                seed_input("What the sampler gets for a seed. For euler_ancestral: the seed of the inversion's NOISE."),
+                io.Sigmas.Input("sigmas", tooltip="The same SIGMAS as in the inversion."),
+                seed_input("The seed for the sampler. For euler_ancestral take the seed of the inversion's NOISE."),
             ],
             outputs=[
-                io.Noise.Output("noise", display_name="noise", tooltip="For SamplerCustomAdvanced, on these SIGMAS.")
+                io.Noise.Output(
+                    "noise", display_name="noise", tooltip="For SamplerCustomAdvanced, with the same SIGMAS."
+                )
             ],
         )
 

@@ -10,6 +10,8 @@ from .edit_settings import Settings
 from .host.sampler import AS_INVERTED, sampler_names
 from .schema import CATEGORY, advanced, cfg_input, schema, within_bounds
 
+NOW = "In Edit Settings now."
+
 
 class OldEditFromLatent(io.ComfyNode):
     """Edit From Latent with cfg in place of strength, and its settings on the node."""
@@ -23,12 +25,19 @@ class OldEditFromLatent(io.ComfyNode):
             description="The first version of Edit From Latent, for workflows that have it. Use Edit From Latent.",
             is_deprecated=True,
             inputs=[
-                io.Model.Input("model"),
-                io.Conditioning.Input("positive"),
-                io.Latent.Input("latent"),
-                cfg_input(1.0, "In Edit Settings now."),
-                _share("preserve", 0.8),
-                advanced(io.Combo.Input("control", options=["preserve", "advanced"], default="preserve")),
+                io.Model.Input("model", tooltip="The model that inverted."),
+                io.Conditioning.Input("positive", tooltip="What the picture should show now."),
+                io.Latent.Input("latent", tooltip="From an Invert Image node."),
+                cfg_input(1.0, NOW),
+                _share("preserve", 0.8, tooltip="How much is kept: sets background, and anchor to twice that, up to 1."),
+                advanced(
+                    io.Combo.Input(
+                        "control",
+                        options=["preserve", "advanced"],
+                        default="preserve",
+                        tooltip="preserve: reads the dial above. advanced: reads the settings below.",
+                    )
+                ),
                 _share("anchor", 1.0),
                 _share("anchor_end", 1.0),
                 _share("background", 0.8),
@@ -37,11 +46,17 @@ class OldEditFromLatent(io.ComfyNode):
                 _share("structure", 0.0),
                 _share("structure_layers", 1.0),
                 _pixels("feather"),
-                io.Combo.Input("sampler", options=[AS_INVERTED, *sampler_names()], default=AS_INVERTED, optional=True),
-                io.Conditioning.Input("negative", optional=True),
-                io.Sigmas.Input("sigmas", optional=True),
-                io.Mask.Input("mask", optional=True),
-                io.Conditioning.Input("source", optional=True),
+                io.Combo.Input(
+                    "sampler",
+                    options=[AS_INVERTED, *sampler_names()],
+                    default=AS_INVERTED,
+                    optional=True,
+                    tooltip=NOW,
+                ),
+                io.Conditioning.Input("negative", optional=True, tooltip=NOW),
+                io.Sigmas.Input("sigmas", optional=True, tooltip=NOW),
+                io.Mask.Input("mask", optional=True, tooltip="White where the picture may change."),
+                io.Conditioning.Input("source", optional=True, tooltip=NOW),
             ],
             outputs=OUTPUTS,
         )
@@ -67,10 +82,10 @@ class OldEditFromLatent(io.ComfyNode):
 NOT_READ = ("anchor_end", "threshold", "dilation", "structure", "structure_layers")  # unless control is advanced
 
 
-def _share(name: str, default: float, lowest: float = 0.0) -> io.Input:
-    widget = io.Float.Input(name, default=default, min=lowest, max=1.0, step=0.01)
+def _share(name: str, default: float, lowest: float = 0.0, tooltip: str = NOW) -> io.Input:
+    widget = io.Float.Input(name, default=default, min=lowest, max=1.0, step=0.01, tooltip=tooltip)
     return widget if name == "preserve" else advanced(widget)
 
 
 def _pixels(name: str) -> io.Input:
-    return advanced(io.Int.Input(name, default=0, min=0, max=64))
+    return advanced(io.Int.Input(name, default=0, min=0, max=64, tooltip=NOW))

@@ -24,32 +24,33 @@ class InversionReport(io.ComfyNode):
             node_id="INV_Report",
             display_name="Inversion Report",
             category=CATEGORY,
-            description="Shows whether an inversion worked: comes down from the inverted latent without its record, as "
-            "any sampler would, and puts the result beside the original, with their difference and each step's "
-            "residual. As many model calls as there are steps.",
-            search_aliases=["check inversion", "reconstruction", "round trip", "compare", "psnr"],
+            description="Shows how accurate an inversion is. Samples from the inverted latent without its record, and "
+            "puts the result beside the original, with their difference and the error of each step. Takes one model "
+            "call per step.",
+            search_aliases=["check inversion", "reconstruction", "round trip", "compare", "PSNR"],
             is_output_node=True,
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             inputs=[
-                io.Model.Input("model", tooltip="The model that inverted."),
-                io.Conditioning.Input("positive", tooltip="The prompt that the picture was inverted with."),
+                io.Model.Input("model", tooltip="The model of the inversion."),
+                io.Conditioning.Input("positive", tooltip="The prompt of the inversion."),
                 io.Latent.Input("latent", tooltip="From an Invert Image node, or from Load Inversion."),
-                io.Vae.Input("vae", tooltip="The model's VAE, to see the latents."),
+                io.Vae.Input("vae", tooltip="The model's VAE, to show the latents as pictures."),
                 io.Conditioning.Input(
                     "negative", optional=True, tooltip="The negative prompt of the inversion, if its cfg was not 1."
                 ),
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="The picture that was encoded, to compare with that; else with what the VAE makes of it.",
+                    tooltip="The picture before VAE Encode. Without it, the result is compared with what the VAE "
+                    "makes of the picture.",
                 ),
             ],
             outputs=[
                 io.Image.Output(
                     "image_out",
                     display_name="image",
-                    tooltip="Original, reconstruction and their difference, a row for each picture (up to "
-                    f"{ROWS}), and the residuals.",
+                    tooltip="Original, result and difference, in a row for each picture (up to "
+                    f"{ROWS}), and the error of each step.",
                 ),
                 io.String.Output("report", display_name="report", tooltip="The same in numbers and plain words."),
             ],

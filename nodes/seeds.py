@@ -12,7 +12,7 @@ from . import host
 from .host import record
 from .schema import CATEGORY, report_text, schema, seed_input, within_bounds
 
-SHOWN = [("norm", "Norm", 1), ("mean", "Mean", 0), ("neighbours", "Correlation of neighbours", 0)]
+SHOWN = [("norm", "Strength", 1), ("mean", "Mean", 0), ("neighbours", "Correlation of neighbours", 0)]
 
 
 class Seeds(io.ComfyNode):
@@ -24,15 +24,15 @@ class Seeds(io.ComfyNode):
             node_id="INV_Seeds",
             display_name="Seeds From Examples",
             category=CATEGORY,
-            description="New starting noise near that of inverted example pictures. For rare things that a model draws "
-            "badly from random noise: invert a few pictures of one, and draw it elsewhere from these seeds.",
-            search_aliases=["rare concepts", "seedselect", "centroid", "few-shot", "noise from pictures", "variations"],
+            description="Makes starting noise from a few inverted example pictures. Use it for rare things that your "
+            "model draws badly from random noise.",
+            search_aliases=["rare concepts", "SeedSelect", "NAO", "few-shot", "noise from pictures", "variations"],
             inputs=[
-                io.Model.Input("model", tooltip="The model that inverted the examples."),
+                io.Model.Input("model", tooltip="The model of the inversions."),
                 io.Latent.Input(
                     "latent",
-                    tooltip="Inverted examples of one kind of picture, as a batch: a batch through an Invert node, or "
-                    "several inverted latents through Batch Latents (then connect sigmas).",
+                    tooltip="Inverted examples of one kind of picture, as a batch. Invert a batch, or join inverted "
+                    "latents with Batch Latents and connect sigmas.",
                 ),
                 io.Int.Input("count", default=4, min=1, max=64, tooltip="How many seeds to make."),
                 io.Float.Input(
@@ -41,8 +41,8 @@ class Seeds(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How far from the examples' middle toward random points between two of them. 0: all seeds "
-                    "are the middle.",
+                    tooltip="How far the seeds are spread between the examples. 0: all seeds are the same, in their "
+                    "middle.",
                 ),
                 io.Float.Input(
                     "fresh",
@@ -50,30 +50,32 @@ class Seeds(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How far from there toward new random noise: more variety, less of the examples. 1: "
-                    "nothing of them.",
+                    tooltip="How much new random noise is mixed in. More gives more variety, and less of the "
+                    "examples. 1: nothing of the examples is left.",
                 ),
-                seed_input("Of the random points and the new noise."),
+                seed_input("Seed of the random choices and of the new noise."),
                 io.Sigmas.Input(
                     "sigmas",
                     optional=True,
-                    tooltip="For latents without an inversion record: the Invert node's sigmas output.",
+                    tooltip="Only for latents without a record: the sigmas output of the Invert node.",
                 ),
             ],
             outputs=[
                 io.Latent.Output(
                     "latent_out",
                     display_name="latent",
-                    tooltip="The seeds as latents: as latent_image beside noise, or for Edit From Latent with sigmas.",
+                    tooltip="The seeds as latents: for latent_image beside noise, or for Edit From Latent with sigmas.",
                 ),
                 io.Noise.Output(
                     "noise",
                     display_name="noise",
-                    tooltip="The seeds as NOISE, for any host sampler, with latent as latent_image and these sigmas.",
+                    tooltip="The seeds as NOISE, for SamplerCustomAdvanced. Connect sigmas and latent to it too.",
                 ),
-                io.Sigmas.Output("sigmas_out", display_name="sigmas", tooltip="Noise levels that start at the seeds'."),
+                io.Sigmas.Output(
+                    "sigmas_out", display_name="sigmas", tooltip="The noise levels to sample with, from high to low."
+                ),
                 io.String.Output(
-                    "report", display_name="report", tooltip="How much seeds and examples look like noise."
+                    "report", display_name="report", tooltip="How much the seeds and the examples look like noise."
                 ),
             ],
         )
@@ -95,14 +97,14 @@ class Seeds(io.ComfyNode):
         remarks: list[str] = []
         if found is not None:
             if sigmas is not None:
-                remarks.append("The record's own sigmas were used; the connected SIGMAS were not needed.")
+                remarks.append("The connected SIGMAS were not used, because the record has its own.")
             grid, examples = found.inversion.grid, found.inversion.latent
         elif sigmas is not None:
             grid, examples = host.grid_of(model, sigmas), host.to_state(model, samples)
         else:
             raise InversionError(
-                "These latents carry no inversion record that fits them (batching latents drops it), so their noise "
-                "level is not known. Connect the SIGMAS of the Invert node that made them."
+                "These latents have no inversion record, so their noise level is not known. (Batch Latents drops "
+                "records.) Connect sigmas of the Invert node that made them."
             )
         top = grid.levels[0]
         scale = noise_scale(top)
@@ -110,9 +112,9 @@ class Seeds(io.ComfyNode):
         ours, theirs = likeness(made, scale), likeness(examples, scale)
         lines = [f"{count} seeds from {len(examples)} examples, spread {spread:g}, fresh {fresh:g}."]
         for name, what, noise in SHOWN:
-            lines.append(f"{what}: {_range(ours[name])}; of the examples {_range(theirs[name])}; of noise {noise}.")
+            lines.append(f"{what}: seeds {_range(ours[name])}, examples {_range(theirs[name])}, real noise {noise}.")
         if "noise_mask" in latent:
-            remarks.append("The latent's noise mask was left out: it belongs to the examples.")
+            remarks.append("The latent's mask was left out, because it belongs to the examples.")
         out = {"samples": host.to_samples(model, made)}
         return io.NodeOutput(
             out,

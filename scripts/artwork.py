@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Draws what registry and help pages show of this pack: `python scripts/host.py run scripts/artwork.py`
+"""Draws what registry, README and help pages show of this pack: `python scripts/host.py run scripts/artwork.py`
 
     assets/icon.png      400 x 400: a face, the picture at its left, its edit at its right, the noise between them
     assets/banner.png    798 x 342 (21:9): the picture, its noise, its edit, and how much noise is in it on the way
     web/docs/report.jpg  the Inversion Report of the picture
+    docs/first_edit_graph.jpg  the first template after a run: the browser test's screenshot, if there is one
 
 The demo model makes them: a cat is inverted, and comes down again as a tiger. What lies on the way is mixed as a flow
 model mixes it, (1 - s) picture + s noise.
@@ -19,6 +20,8 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path += [str(REPOSITORY / folder) for folder in ("scripts", "tests/host")]
 ASSETS, REPORT = REPOSITORY / "assets", REPOSITORY / "web" / "docs" / "report.jpg"
+SCREENSHOT = REPOSITORY / "output" / "browser" / "0.30.0" / "first_edit.png"
+GRAPH, CANVAS = REPOSITORY / "docs" / "first_edit_graph.jpg", (270, 120, 1660, 1080)  # the screenshot without its bars
 SOURCE, EDIT = ("cat face", "blue"), "tiger face on green background"
 TITLE, SUBTITLE = "Image Inversion and Editing", "find a picture's noise, then change the words"
 BACK, BRIGHT, DIM = (24, 26, 32), (240, 240, 244), (150, 154, 166)
@@ -32,6 +35,11 @@ def main() -> None:
     banner(picture, noise, edit).save(ASSETS / "banner.png", optimize=True)
     image(report).save(REPORT, quality=88)
     print(ASSETS / "icon.png", ASSETS / "banner.png", REPORT, sep="\n")
+    if SCREENSHOT.exists():
+        from PIL import Image
+
+        Image.open(SCREENSHOT).convert("RGB").crop(CANVAS).save(GRAPH, quality=82)
+        print(GRAPH)
 
 
 def pictures() -> tuple[Any, Any, Any, Any]:

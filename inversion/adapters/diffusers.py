@@ -235,8 +235,8 @@ class NetworkDenoiser:
             )
         if getattr(self.network, "is_cache_enabled", False):
             raise InversionError(
-                "The network's cache predicts from the steps before, which on the way up are others than on the way "
-                "down. Call disable_cache() on it."
+                "The network's cache guesses a step from the steps before it, and an inversion goes through the steps "
+                "in the other order. Call disable_cache() on the network."
             )
 
     def __call__(self, x: Tensor, level: Level) -> Tensor:

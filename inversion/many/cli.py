@@ -15,7 +15,7 @@ CODES = """exit code:
   1         the run could not begin or be finished; what was said last says why
   2         the arguments are wrong
   100 + n   the run is finished, and n pictures are bad rows (199: 99 or more)
-  130       interrupted; the same command goes on
+  130       interrupted; give the same command again to continue
 """
 
 
@@ -24,12 +24,12 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m inversion.many",
         description="Invert or edit many pictures by a diffusers pipeline, on one machine or a Ray cluster. "
-        "A run that was cut off goes on with the same command.",
+        "To continue a run that was cut off, give the same command again.",
         epilog=CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
-    add("task", choices=("invert", "edit"), help="edit: come down again under each picture's target prompt")
+    add("task", choices=("invert", "edit"), help="edit: invert, then sample under each picture's target prompt")
     add("input", help="a folder of pictures, or Parquet or WebDataset (tar) files: one, or a folder of them")
     add("output", help="a folder; where there are several machines, one that all of them see")
     add("--pipeline", required=True, metavar="FOLDER", help="of a diffusers pipeline, at this path on every machine")
@@ -45,8 +45,8 @@ def parser() -> argparse.ArgumentParser:
     add("--method", default="FixedPoint", choices=METHODS)
     add("--option", action="append", default=[], metavar="NAME=VALUE", help="of the method, as in iterations=3")
     add("--steps", type=int, default=20)
-    add("--source-guidance", type=float, default=1.0, metavar="G", help="of the way up; 1 is none (default)")
-    add("--guidance", type=float, default=3.0, metavar="G", help="of an edit's way down (default 3)")
+    add("--source-guidance", type=float, default=1.0, metavar="G", help="of the inversion; 1 is none (default)")
+    add("--guidance", type=float, default=3.0, metavar="G", help="of the edit (default 3)")
     add("--negative", metavar="PROMPT", help="default the pipeline's own")
     add("--anchor", type=float, default=1.0, help="how much of the picture an edit keeps, 0 to 1 (default)")
     add("--scheduler", metavar="CLASS", help="of diffusers, in place of the pipeline's, as in DDIMScheduler")
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Interrupted. What is done stays: the same command goes on from there.", file=sys.stderr)
+        print("Interrupted. What is done stays. Give the same command again to continue.", file=sys.stderr)
         return 130
 
 

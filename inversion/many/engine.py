@@ -116,7 +116,7 @@ def run(prepared: Prepared, watch: Callable[[Done], None] | None = None) -> Any:
         name = output.pictures(undone[0])[0]["name"]
         raise InversionError(
             f"{len(undone)} of {len(prepared.left)} shards are not done ({said}). The first of them begins with the "
-            f"picture {name}. What is done stays: the same command goes on from there."
+            f"picture {name}. What is done stays. Give the same command again to continue."
         )
     return ray.data.read_parquet(str(output.shards), file_extensions=["parquet"])
 

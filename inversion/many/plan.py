@@ -98,7 +98,7 @@ class Cost:
     Arguments:
         sizes: pictures of each (width, height).
         bad: that are no pictures.
-        calls: model calls, at most, counted by picture: of both ways.
+        calls: model calls, at most, counted by picture: to invert and to edit.
         shown: pictures that the network is shown in them; with guidance twice as many.
         latents, records: bytes written, exactly but for some hundred a row.
         edited: bytes of edited pictures, at most.
@@ -146,17 +146,17 @@ def said(cost: Cost, settings: Settings) -> list[str]:
     kinds = ", ".join(f"{count:,} of {width} x {height}" for (width, height), count in list(cost.sizes.items())[:8])
     more = f" and {len(cost.sizes) - 8} more sizes" if len(cost.sizes) > 8 else ""
     up, down = settings.calls
-    ways = f"{up} up" + (f", {down} down" if down else "")
+    ways = f"{up} to invert" + (f", {down} to edit" if down else "")
     lines = [
         f"{good + cost.bad:,} pictures to {settings.task}" + (f": {kinds}{more}" if good else "") + ".",
-        f"At most {cost.calls:,} model calls ({ways} for each picture), in which the network is shown {cost.shown:,}.",
+        f"At most {cost.calls:,} model calls (for each picture {ways}) and {cost.shown:,} passes through the network.",
         f"To be written: latents {size(cost.latents)}"
         + (f", records {size(cost.records)}" if cost.records else "")
         + (f", edited pictures up to {size(cost.edited)}" if cost.edited else "")
         + ".",
     ]
     if cost.bad:
-        lines.insert(1, f"{cost.bad:,} of them are no pictures that can be taken; their rows will say why.")
+        lines.insert(1, f"{cost.bad:,} of them cannot be used. Their rows will say why.")
     return lines
 
 

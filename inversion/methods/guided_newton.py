@@ -78,7 +78,7 @@ class GuidedNewton:
 
     def notes(self, count: int) -> list[str]:
         del count
-        return [] if self.gradient == "sign" else ["Each of them but a step's last has a backward pass as well."]
+        return [] if self.gradient == "sign" else ["Each call but the last of a step has a backward pass, too."]
 
     def step(self, problem: ImplicitStep, memory: Any = None) -> StepResult:
         slopes: list[Tensor] = memory or []

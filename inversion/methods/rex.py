@@ -37,7 +37,7 @@ class Rex:
 
     def notes(self, count: int) -> list[str]:
         del count
-        return ["Exact only through Rex.back, with both of its states; for other samplers this is an approximation."]
+        return ["Exact only through Rex.back, with both of its states. For other samplers this is an approximation."]
 
     def step(self, problem: ImplicitStep, memory: Any = None) -> StepResult:
         if problem.grid.ancestral:

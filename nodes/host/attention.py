@@ -74,8 +74,8 @@ class SharedAttention:
                 options[OVERRIDE] = before
         if not self.seen:
             raise InversionError(
-                "Structure shares the source's self-attention, but this model does not ask the host for its attention. "
-                "Set structure to 0; anchor, background and masks work with every model."
+                "This model's self-attention cannot be shared, which structure needs. Set structure to 0. The other "
+                "settings and masks work with every model."
             )
         self.total = self.seen  # at the first step source and edit are one state, so nothing is lost by counting there
         return both.chunk(2)[1]

@@ -73,14 +73,13 @@ def findings(denoiser: Any, grid: Grid, point: Tensor, slope: Tensor) -> list[st
     half = (model.manual_cast_dtype or model.get_dtype()).itemsize < 4
     if not difference <= (ROUNDING_IN_HALF_PRECISION if half else ROUNDING):
         return [
-            f"{UNSTEADY} (asked again, it differs by {difference:.0e}), so nothing comes back exactly, and the "
-            "automatic mask of an edit cannot tell the edit from that. Remove the patch that makes it so, or edit with "
-            "a mask of your own."
+            f"{UNSTEADY} (the second answer differs by {difference:.0e}). So no picture comes back exactly, and the "
+            "automatic mask is not reliable. Remove the patch that causes this, or edit with a mask of your own."
         ]
     if denoiser.draws.seen:
         return [
-            "The model draws random numbers as it runs, as token merging and HyperTile do. Here they are the same at "
-            "the same noise level; the host's own sampler draws others, and alone comes back less exactly."
+            "The model draws random numbers as it runs, as token merging and HyperTile do. Here they are the same each "
+            "time at the same noise level. ComfyUI's own samplers draw others, and so are less accurate."
         ]
     return []
 

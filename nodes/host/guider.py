@@ -157,9 +157,8 @@ class WalkSampler(comfy.samplers.KSAMPLER):
             grid = Grid.from_sigmas(sigmas.tolist(), family, ancestral=self.ancestral)
             if self.ancestral and grid.steps < len(sigmas) - 1:
                 raise InversionError(
-                    "A sigma comes twice in these SIGMAS, and for the step between the two the host's euler_ancestral "
-                    "draws noise that it does not add, which an inversion cannot follow. Use fewer steps, another "
-                    "scheduler or a higher denoise."
+                    "A sigma comes twice in these SIGMAS. There euler_ancestral draws noise that it does not add, "
+                    "which an inversion cannot follow. Use fewer steps, another scheduler or a higher denoise."
                 )
 
         def report(index: int, total: int, x: Tensor, denoised: Tensor) -> None:
@@ -181,8 +180,8 @@ def check_run(guider: Any, sigmas: Tensor, model_options: dict) -> None:
     cache = model_options["transformer_options"].get("easycache")
     if cache is not None:
         raise InversionError(
-            f"{cache.name} predicts from the steps before, and the inversion goes through them in the other order. "
-            "Connect the model without it."
+            f"{cache.name} guesses a step from the steps before it, and an inversion goes through the steps in the "
+            f"other order. Connect the model without {cache.name}."
         )
     conditioning = getattr(guider, "conds", {})
     if model_options.get("disable_cfg1_optimization") and "negative" not in conditioning:

@@ -22,8 +22,8 @@ def fixed_noise(denoiser: HostDenoiser, x: Tensor, grid: Grid) -> Tensor | None:
         draw = comfy.k_diffusion.sampling.default_noise_sampler(x, seed=seed)
     except (RuntimeError, ValueError, OverflowError) as error:
         raise InversionError(
-            f"The host's euler_ancestral cannot take the seed {seed}: it counts one up, and that is too large. Take a "
-            "lower one."
+            f"ComfyUI's euler_ancestral cannot take the seed {seed}, because it adds one to the seed and the sum is "
+            "too large. Take a lower seed."
         ) from error
     noise = torch.empty(grid.steps, *x.shape, dtype=x.dtype)
     for step, (upper, lower) in zip(noise, pairwise(grid.levels), strict=True):
@@ -50,8 +50,8 @@ class InvertedNoise:
     def generate_noise(self, latent: dict) -> Tensor:
         if getattr(self.model.model_options.get("context_handler"), "freenoise", False):
             raise InversionError(
-                "FreeNoise, an option of the context windows on this model, shuffles the frames of every NOISE, also "
-                "of an inverted one. Turn freenoise off, or come down with Edit From Latent."
+                "This model's context windows have freenoise on, which shuffles the frames of the inverted NOISE. Turn "
+                "freenoise off, or use Edit From Latent."
             )
         samples = single(latent["samples"]).float().cpu()
         if samples.ndim == self.x.ndim - 1:

@@ -224,7 +224,7 @@ def read(model: Any, latent: dict, samples: Tensor) -> tuple[Record | None, list
     """
     record = Record.parse(latent)
     if record is None:
-        return None, ["The LATENT carries no inversion record, so this is plain sampling from it."]
+        return None, ["The LATENT carries no inversion record. So this is plain sampling from it."]
     record = record.following(latent["samples"])
     unfit, remarks = _judged(record, model, samples)
     return (None, [unfit]) if unfit else (record, remarks)
@@ -239,20 +239,20 @@ def _judged(record: Record, model: Any, samples: Tensor) -> tuple[str, list[str]
             for side in (made, here)
         )
         raise InversionError(
-            f"The LATENT was inverted with another kind of model ({came}) than this one ({fits}); its noise means "
-            "nothing here. Edit with the model that inverted, or one of the same family, or invert again with this one."
+            f"The LATENT was inverted with another kind of model ({came}) than this one ({fits}). Edit with the model "
+            "of the inversion, or with one of its family. Or invert again with this one."
         )
     remarks = []
     if made["model class"] != here["model class"]:
         remarks.append(
-            f"Inverted with {made['model class']}, edited with {here['model class']}: the source is not exact."
+            f"Inverted with {made['model class']}, edited with {here['model class']}. So the source is not exact."
         )
     numbers = zip(made.get("sampling numbers", here["sampling numbers"]), here["sampling numbers"], strict=True)
     if not all(math.isclose(a, b, rel_tol=SAME_RULE, abs_tol=SAME_RULE) for a, b in numbers):
         remarks.append(
             f"Inverted under another sampling rule ({made['sampling rule']}) than this model has "
-            f"({here['sampling rule']}): the source is not exact. If both are one checkpoint, one of them has the "
-            "wrong rule; connect the same ModelSampling node on both sides, or on none."
+            f"({here['sampling rule']}). So the source is not exact. If both are the same checkpoint, connect the same "
+            "ModelSampling node on both sides, or on none."
         )
     expected = record.inversion.latent
     if samples.shape != expected.shape:

@@ -14,8 +14,8 @@ from .stories import EASYINV, EDIT, WIDTHS, Scene
 
 NAME = "Invert and Edit"
 DESCRIPTION = (
-    "Edits a picture with a new prompt. The source prompt says what the picture shows, the target prompt what it should "
-    "show. A mask keeps everything outside it."
+    "Edits a picture with a new prompt. The source prompt says what the picture shows, the target prompt what it "
+    "should show. A mask keeps everything outside it."
 )
 INPUTS, OUTPUTS = -10, -20
 SIZE = (340, 480)

@@ -332,13 +332,15 @@ Put these files into ComfyUI's folder:
 YOURS = (
     FILES
     + """\
-Choose your picture in **Load Image**. Write in the *source prompt* what it shows. Write the same in the *target prompt*, \
-with the words changed that should change. **Crop and scale** makes the picture SIZE x SIZE, which suits the model."""
+Choose your picture in **Load Image**. Write in the *source prompt* what it shows. Write the same in the *target \
+prompt*, with the words changed that should change. **Crop and scale** makes the picture \
+SIZE x SIZE, which suits the model."""
 )
 BACK = """\
 **Edit From Latent** draws it again: under the *target prompt*, and under the *source prompt* to show what is kept."""
 MORE = """\
-If the picture changes too little, raise **cfg** of the edit. If it changes too much, lower **cfg** or raise **preserve**."""
+If the picture changes too little, raise **cfg** of the edit. If it changes too much, lower **cfg** or raise \
+**preserve**."""
 
 
 def yours(size: int) -> str:
@@ -381,8 +383,8 @@ For your own picture open the template of your model: *sd15*, *sdxl*, *sdxl_turb
 
 {QUEUE}
 
-White in the **mask** is where the picture may change. The rest stays exactly as it is: here the left half. **feather** \
-of the edit softens the border.
+White in the **mask** is where the picture may change. The rest stays exactly as it is: here the left half. \
+**feather** of the edit softens the border.
 
 For your own picture use **Load Image**. Paint the mask with *Open in MaskEditor* from its menu, and connect its mask \
 output in place of the three mask nodes. Without a mask the edit finds by itself where the two prompts differ.""",
@@ -449,7 +451,8 @@ With the source prompt every sampler gives the picture back exactly. With the ta
 
 {QUEUE}
 
-**Inversion Report** samples from the inverted latent alone, without its record, and shows how accurate the inversion is.
+**Inversion Report** samples from the inverted latent alone, without its record, and shows how accurate the \
+inversion is.
 
 - *EasyInv* and *DDIM* take one model call per step. DDIM is **Fixed Point** with *iterations* 1 and *start* native.
 - *Guided NR* takes two calls per step.
@@ -470,8 +473,8 @@ cfg.""",
 
 1. A small picture is scaled up, which adds no detail.
 2. **Invert Image** with a **denoise** below 1 goes only a part of the way to noise. So the layout stays.
-3. ComfyUI's own sampler starts from its *noise* and *sigmas*. It is *euler_ancestral*, which adds noise of its own and \
-so draws new detail. (**Edit From Latent** would give the blurred picture back exactly.)
+3. ComfyUI's own sampler starts from its *noise* and *sigmas*. It is *euler_ancestral*, which adds noise of its own \
+and so draws new detail. (**Edit From Latent** would give the blurred picture back exactly.)
 
 For your own picture use **Load Image** in place of **Demo Picture** and *A small picture*, and your model's loader. \
 Set a size in **Upscale** that suits the model. Less **denoise** keeps more, and more **cfg** draws more.""",
@@ -486,8 +489,8 @@ Set a size in **Upscale** that suits the model. Less **denoise** keeps more, and
 
 {QUEUE}
 
-Both pictures are inverted. **Interpolate Inversions** goes from the noise and the prompt of the first picture to those \
-of the last. **Edit From Latent** draws the frames. The first and the last frame are exactly the two pictures.
+Both pictures are inverted. **Interpolate Inversions** goes from the noise and the prompt of the first picture to \
+those of the last. **Edit From Latent** draws the frames. The first and the last frame are exactly the two pictures.
 
 For your own pictures use **Load Image** twice. Both need the same size, and the same settings in **Invert Image**. \
 Leave **cfg** of the edit as in the inversions. More **frames** make smaller steps. If a frame falls apart, set \
@@ -602,7 +605,8 @@ of the inversion.""",
         f"""\
 # Edit a picture with Flux
 
-**Invert Image (Fixed Point)** finds the noise from which the model draws your picture, with **FluxGuidance** at 1. {BACK}
+**Invert Image (Fixed Point)** finds the noise from which the model draws your picture, with **FluxGuidance** at 1. \
+{BACK}
 
 {yours(1024)} Flux takes no negative prompt, so leave **cfg** at 1. If the picture changes too little, raise \
 *Guidance of the edit*. For *flux1-schnell* set **steps** to 4. It does not read the guidance.""",

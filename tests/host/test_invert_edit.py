@@ -188,7 +188,7 @@ def test_reports_say_what_happened(bench: Bench) -> None:
     assert "Preset auto chose SD1.x" in bench.invert(steps=5)[3]
     checked = bench.invert(steps=10, check=True)[3]
     assert " dB in the latent; 10 more model calls)" in checked
-    assert ("shows no flow model" in checked) == (bench.invert.__self__.model.model.model_type.name == "FLOW")
+    assert ("has no flow models" in checked) == (bench.invert.__self__.model.model.model_type.name == "FLOW")
 
 
 @pytest.mark.parametrize(

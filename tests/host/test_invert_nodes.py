@@ -122,7 +122,7 @@ def test_every_widget_is_read(flow: Bench, method: str, change: dict) -> None:
 
 def test_reports(flow: Bench) -> None:
     report = flow.invert("GuidedNR")[3]
-    assert report.startswith("Inverted: the record comes back exactly")
+    assert report.startswith("Fair: with its record the picture comes back exactly.")
     assert "4 steps" in report
     assert "8 model calls" in report
     assert "sign step (auto; at cfg 1" in report
@@ -130,9 +130,9 @@ def test_reports(flow: Bench) -> None:
     assert "min-norm (auto), through the model; it agrees with a central difference" in report
     assert "MB for the backward pass" in report
     report = flow.invert("GuidedNR", gradient="sign", check=True)[3]
-    assert report.startswith("Inverted well: the sampler alone comes back near the picture (checked: ")
+    assert report.startswith("Accurate: without its record the picture comes back almost exactly (checked: ")
     report = flow.invert("GuidedNR", cfg=9.0, negative=flow.negative, gradient="sign", check=True)[3]
-    assert report.startswith("The inversion did not work well")
+    assert report.startswith("Inaccurate: ")
 
 
 @pytest.mark.parametrize(
