@@ -95,7 +95,8 @@ class Maker:
         return found
 
     def edited(self, draw: random.Random, graph: Graph, **widgets: Any) -> Graph:
-        given = {"model": ["model", 0], "positive": ["target", 0], "negative": ["empty", 0], "latent": ["inverted", 0]}
+        given: dict[str, Any] = {"model": ["model", 0], "latent": ["inverted", 0]}
+        given |= {"positive": ["target", 0], "negative": ["empty", 0]}
         given |= {"cfg": round(draw.uniform(1, 5), 2), **widgets}
         graph = graph | {"edited": self.node("INV_EditFromLatent", **given)}
         return shown(graph, ["edited", 0])

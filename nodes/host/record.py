@@ -86,10 +86,14 @@ class Record:
         inversion = self.inversion.pick(found)
         return dataclasses.replace(self, inversion=inversion, fingerprint=known[found])
 
-    def on(self, latent: dict, samples: Tensor) -> dict:
-        """The LATENT with these samples, which are the inverted ones, and with this record."""
+    def on(self, latent: dict, samples: Tensor, compact: bool = False) -> dict:
+        """The LATENT with these samples, which are the inverted ones, and with this record.
+
+        Arguments:
+            compact: see `Inversion.to_dict`.
+        """
         beside = {"model": self.model, "cfg": self.cfg, "fingerprint": fingerprint_of(samples)}
-        return {**latent, "samples": samples, KEY: beside | self.inversion.to_dict()}
+        return {**latent, "samples": samples, KEY: beside | self.inversion.to_dict(compact)}
 
 
 def escaped(text: str) -> str:
