@@ -32,6 +32,7 @@ from .schema import (
     within_bounds,
 )
 
+ON_GPU = "Exactly means to rounding here: to the last bit it has been seen on the CPU only."
 OUTPUTS = [
     io.Latent.Output(
         "latent_out",
@@ -205,6 +206,8 @@ class InvertNode(io.ComfyNode):
         remarks = [*plan.remarks, remark]
         if compact:
             remarks.append(_compact(out[record.KEY], inversion))
+        if not host.on_cpu(model):
+            remarks.append(ON_GPU)
         if host.left_by_uni_pc(grid.levels[-1].sigma):
             remarks.append(host.UNI_PC)
         report = report_text([verdict, inversion.report(), *remarks, took])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from graphs import demo
 from host import REPOSITORY, Host
 
 HERE = Path(__file__).parent
@@ -30,6 +31,15 @@ def check(found: list[dict[str, Any]], device: str) -> None:
         assert one["device"].startswith(device), one
         assert one["back"] <= EXACT, one
         assert one["again"], one
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_report_says_where_exactness_was_not_seen(pack: Any, device: str) -> None:
+    bench = demo(pack, "flow")
+    assert pack.nodes.host.on_cpu(bench.model)
+    bench.model.load_device = torch.device(device)
+    assert pack.nodes.host.on_cpu(bench.model) == (device == "cpu")
 
 
 @pytest.mark.once
