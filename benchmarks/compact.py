@@ -1,9 +1,9 @@
 """What a compact record costs: `python scripts/benchmark.py compact`
 
-The demo picture is inverted by each method. Once the record is kept in full, once compact, and once in full with its
-points and slopes rounded to half precision, which is what a compact record spares. Columns: the compact record's size as
-a share of the full one's, and in dB how near each comes back under the same prompt, and how near each edit under another
-prompt is to that of the full record. Writes `docs/compact-tables.md`.
+The demo picture is inverted by each method. The record is kept in full, compact, and in full with its points and slopes
+rounded to half precision, which would take 2/3. Columns: the compact record's size as a share of the full one's; in dB
+how near the same prompt comes back; and how near an edit is to that of the full record. Writes
+`docs/compact-tables.md`.
 """
 
 import datetime

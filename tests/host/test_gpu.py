@@ -34,12 +34,16 @@ def check(found: list[dict[str, Any]], device: str) -> None:
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_the_report_says_where_exactness_was_not_seen(pack: Any, device: str) -> None:
-    bench = demo(pack, "flow")
-    assert pack.nodes.host.on_cpu(bench.model)
-    bench.model.load_device = torch.device(device)
-    assert pack.nodes.host.on_cpu(bench.model) == (device == "cpu")
+def test_the_report_says_where_exactness_was_not_seen(pack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, host = demo(pack, "flow"), pack.nodes.host
+    says = "Exactly means to rounding here"
+    assert host.on_cpu(bench.model)
+    assert says not in bench.invert(steps=2)[3]
+    elsewhere = bench.model.clone()
+    elsewhere.load_device = torch.device("cuda")
+    assert not host.on_cpu(elsewhere)
+    monkeypatch.setattr(host, "on_cpu", lambda model: False)
+    assert says in bench.invert(steps=2)[3]
 
 
 @pytest.mark.once
