@@ -50,7 +50,8 @@ class Maker:
         self.offered = offered
         self.recipes: list[Callable[[random.Random], Graph]] = [
             self.easyinv, self.fixed_point, self.guided, self.gradient, self.structure, self.another_sampler,
-            self.saved, self.loaded, self.reported, self.interpolated, self.seeds, self.flow_edit, self.guider, self.restored,
+            self.saved, self.loaded, self.reported, self.interpolated, self.seeds, self.flow_edit, self.guider,
+            self.restored,
             *[partial(self.inverting_sampler, method) for method in ("EasyInv", "FixedPoint", "GuidedNR")],
         ]  # fmt: skip
         self.saved_files: list[str] = []
