@@ -313,7 +313,7 @@ def test_seeds_start_any_sampler_and_have_the_norm_of_noise(pair: Pair, denoise:
     assert torch.equal(sigmas, inverted[0][2])
     assert relative(start_of(pair.bench, noise, latent, sigmas), latent["samples"]) <= 1e-5
     assert "3 seeds from 2 examples" in report
-    assert "Norm: 1.00 to 1.00; of the examples 0." in report
+    assert "Strength: seeds 1.00 to 1.00, examples 0." in report
 
 
 def test_seeds_with_a_record_and_without_are_the_same(pair: Pair) -> None:
