@@ -279,8 +279,8 @@ def write_tables(quick: bool) -> None:
         f"Made by `python scripts/benchmark.py samplers{' --quick' * quick}` {made}, CPU.",
         "",
         f"Pictures are inverted at cfg 1 by {METHOD} and edited by Edit From Latent at strength 1 and the defaults of "
-        f"Edit Settings: {count} cases, means. An edit's figures are background PSNR (dB) / PSNR of the whole picture (dB) / success "
-        f"(%), see [edits-tables.md](edits-tables.md); a success rate's standard error is up to "
+        f"Edit Settings: {count} cases, means. An edit's figures are background PSNR (dB) / PSNR of the whole picture "
+        f"(dB) / success (%), see [edits-tables.md](edits-tables.md); a success rate's standard error is up to "
         f"{50 / math.sqrt(count):.0f}.",
         "",
     ]

@@ -479,9 +479,9 @@ def write_tables(plan: Plan) -> None:
         f"Made by `python scripts/benchmark.py edits{' --quick' * plan.quick}` {'; '.join(of)}, CPU.",
         "",
         "Edits with a known right answer on each version of the demo model, inverted at cfg 1 with the source's "
-        "caption. Source and truth differ in what the edit asks for and in nothing else. Everything is decoded; pictures are "
-        "compared with the codec's round trip of the truth (success: with the pictures themselves). Means over cases, "
-        "each with its standard error.",
+        "caption. Source and truth differ in what the edit asks for and in nothing else. Everything is decoded; "
+        "pictures are compared with the codec's round trip of the truth (success: with the pictures themselves). Means "
+        "over cases, each with its standard error.",
         "",
         "- held-out cases: no setting was chosen by them. Tuning cases: the others",
         "- told the region: knows which region truly changes, so an upper bound",
