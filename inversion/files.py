@@ -34,7 +34,7 @@ LARGEST_TEXT = 1 << 20  # characters of the record's plain values; 10,000 steps 
 MOST_NAMES = 64  # tensors, and texts beside the record
 LONGEST_NAME = 200  # characters
 DEEPEST = 16  # lists within lists
-NEEDED = ("trajectory", "points", "slopes", "residuals")
+NEEDED = ("trajectory", "residuals")
 
 TYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,

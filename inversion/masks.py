@@ -3,15 +3,15 @@
 import torch
 from torch import Tensor
 
-MEMORY = 0.7  # what a new difference leaves of the average over those before it
-
 
 class DifferenceMask:
     """Finds where two estimates of the clean latent differ, as they come in.
 
-    The root mean square over channels of their difference, averaged with the newer ones counting more, as a share of
-    its largest value in the picture. (DiffEdit, arXiv 2210.11427, finds its mask so beforehand, from added noise;
-    LEDITS++, arXiv 2311.16711, and Uni-Edit, arXiv 2504.13109, at each step from that step alone.)
+    The root mean square over channels and steps of their difference, as a share of its largest value in the picture.
+    Estimates of clean latents differ most at the noisy end. So the first step says most of it, and the later ones
+    correct it little. (DiffEdit, arXiv 2210.11427, finds its mask beforehand, from added noise; DecFlowEdit sums slopes
+    over the middle half of the steps and scales between quantiles. In our measurements both find the region less well:
+    docs/editing.md.)
 
     Arguments:
         threshold: share of the largest difference from which a place counts as changing, above 0 and up to 1.
@@ -20,19 +20,19 @@ class DifferenceMask:
 
     def __init__(self, threshold: float, dilation: int) -> None:
         self.threshold, self.dilation = threshold, dilation
-        self.difference: Tensor | None = None  # (B, 1, ...)
+        self.squares: Tensor | None = None  # sum over steps, (B, 1, ...)
 
     def add(self, difference: Tensor) -> Tensor | None:
         """Take in a difference of two estimates, (B, C, ...); returns the mask with it."""
-        size = difference.square().mean(1, keepdim=True).sqrt()
-        self.difference = size if self.difference is None else size.lerp(self.difference, MEMORY)
+        square = difference.square().mean(1, keepdim=True)
+        self.squares = square if self.squares is None else self.squares + square
         return self.found()
 
     def found(self) -> Tensor | None:
         """The mask so far, (B, 1, ...), from 0 to 1; None before the first difference."""
-        if self.difference is None:
+        if self.squares is None:
             return None
-        smooth = pool(self.difference, 3, "mean")
+        smooth = pool(self.squares.sqrt(), 3, "mean")
         largest = smooth.flatten(1).amax(1).clamp(min=torch.finfo(smooth.dtype).tiny)
         share = smooth / largest.reshape(-1, *[1] * (smooth.ndim - 1))
         soft = ((share - self.threshold / 2) / self.threshold).clamp(0, 1)  # half at the threshold

@@ -166,4 +166,4 @@ def strength_input() -> io.Input:
     )
 
 
-STRENGTH = 1.0
+STRENGTH = 3.0

@@ -31,8 +31,8 @@ class Settings:
 
     anchor: float = 1.0
     anchor_end: float = 1.0
-    background: float = 0.8
-    threshold: float = 0.35
+    background: float = 1.0
+    threshold: float = 0.3
     dilation: int = 0
     feather: int = 0
     structure: float = 0.0
@@ -87,9 +87,9 @@ class EditSettingsNode(io.ComfyNode):
                     tooltip="The sampler of the edit. as inverted: Euler, or the sampler that the Invert node names. "
                     "Every other sampler gives the picture back exactly, too, if the prompt stays the same.",
                 ),
-                _share("background", 0.8, "How strongly the original is restored outside the automatic mask. 0: not at "
+                _share("background", 1.0, "How strongly the original is restored outside the automatic mask. 0: not at "
                        "all."),
-                _share("threshold", 0.35, "Where the automatic mask begins: a share of the largest difference.", 0.01),
+                _share("threshold", 0.3, "Where the automatic mask begins: a share of the largest difference.", 0.01),
                 _pixels("dilation", "Grows the automatic mask, in latent pixels."),
                 _pixels("feather", "Softens the edge of a connected mask, in latent pixels inward. The outside stays "
                         "exact."),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..inversion import Callback, Grid, Inversion, Method, invert, sample
 from ..inversion.metrics import psnr_each
+from ..inversion.record import in_words
 from ..inversion.verdict import of_round_trip
 from . import host
 from .host import record
@@ -32,6 +33,7 @@ from .schema import (
     within_bounds,
 )
 
+ON_GPU = "Exactly means to rounding here: to the last bit it has been seen on the CPU only."
 OUTPUTS = [
     io.Latent.Output(
         "latent_out",
@@ -125,6 +127,15 @@ class InvertNode(io.ComfyNode):
                     "one more model call per step.",
                 )
             ),
+            advanced(
+                io.Boolean.Input(
+                    "compact",
+                    default=False,
+                    optional=True,  # graphs that were saved before it was there run on
+                    tooltip="Keep the record in about half the memory and half the file. The old prompt then gives the "
+                    "picture back to rounding, not to the last bit.",
+                )
+            ),
             io.Conditioning.Input(
                 "negative", optional=True, tooltip="Needed if cfg is not 1. An empty prompt will do."
             ),
@@ -157,6 +168,7 @@ class InvertNode(io.ComfyNode):
         scheduler: str,
         denoise: float,
         check: bool,
+        compact: bool = False,
         negative: Any = None,
         sigmas: Tensor | None = None,
         seed: int = 0,
@@ -189,11 +201,15 @@ class InvertNode(io.ComfyNode):
 
         plain = math.isclose(cfg, 1.0)  # as the host decides; a guided source has two prompts
         made = record.Record(inversion, record.signature(model), cfg, prompt=positive if plain else None)
-        out, about_prompt = made.on(latent, inverted)
+        out, about_prompt = made.on(latent, inverted, compact)
         noise = host.InvertedNoise(model, inversion.latent, grid.levels[0].sigma, seed)
         verdict = inversion.verdict if decibels is None else of_round_trip(decibels, grid.steps)
         took = f"{seconds:.1f} seconds at cfg {cfg:g}."
         remarks = [*plan.remarks, remark, about_prompt]
+        if compact:
+            remarks.append(_compact(out[record.KEY], inversion))
+        if not host.on_cpu(model):
+            remarks.append(ON_GPU)
         if host.left_by_uni_pc(grid.levels[-1].sigma):
             remarks.append(host.UNI_PC)
         report = report_text([verdict, inversion.report(), *remarks, took])
@@ -237,6 +253,16 @@ class InvertingSampler(io.ComfyNode):
             return inversion.latent.to(x.device), None
 
         return io.NodeOutput(WalkSampler(walk, ancestral=plan.ancestral))
+
+
+def _compact(kept: dict[str, Any], inversion: Inversion) -> str:
+    took, whole = (
+        sum(part.nbytes for part in made.values() if isinstance(part, Tensor)) for made in (kept, inversion.to_dict())
+    )
+    return (
+        f"The record is compact: it takes {in_words(took)} in place of {in_words(whole)}. The same prompt gives the "
+        "picture back to rounding, not to the last bit."
+    )
 
 
 def _sampler_inputs(row: Row, in_node: bool) -> list[io.Input]:

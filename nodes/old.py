@@ -29,7 +29,9 @@ class OldEditFromLatent(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="What the picture should show now."),
                 io.Latent.Input("latent", tooltip="From an Invert Image node."),
                 cfg_input(1.0, NOW),
-                _share("preserve", 0.8, tooltip="How much is kept: sets background, and anchor to twice it, up to 1."),
+                _share(
+                    "preserve", 0.8, tooltip="How much is kept: sets background, and anchor to twice that, up to 1."
+                ),
                 advanced(
                     io.Combo.Input(
                         "control",

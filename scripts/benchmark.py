@@ -15,7 +15,7 @@ import time
 import tools
 from host import DEFAULT, PACKAGES, REPOSITORY, Host, command_line, ensure, folder, say
 
-ALL = ("edits", "solvers", "few_steps", "peers", "interpolation", "cost", "samplers")
+ALL = ("edits", "solvers", "few_steps", "peers", "interpolation", "cost", "compact", "samplers")
 IN_BOTH = ("samplers",)
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Gives Load Inversion damaged and forged files: `python scripts/fuzz.py [--count 10000] [--seed 0]`
 
-Each is a mutant of a file that Save Inversion wrote (see tests/core/mutants.py). It has to be refused with a message of
+Each is a mutant of a file that Save Inversion wrote (see tests/core/mutants.py), half of them of one with a compact
+record. It has to be refused with a message of
 this pack's own, or to work: to load, with finite tensors, and to come down to a finite latent or say at which step it
 does not. Anything else is printed, and the exit code is 1.
 """
@@ -43,7 +44,7 @@ def run(count: int, seed: int) -> int:
 
     import folder_paths
     from graphs import demo
-    from mutants import tried
+    from mutants import Outcome, tried
 
     library = pack.inversion
     with tempfile.TemporaryDirectory(prefix="inversion-fuzz-") as folder:
@@ -51,7 +52,8 @@ def run(count: int, seed: int) -> int:
             (Path(folder) / name).mkdir()
             setattr(folder_paths, f"{name}_directory", str(Path(folder) / name))
         bench = demo(pack, "flow")
-        saved = Path(folder_paths.get_annotated_filepath(bench.save(bench.invert(steps=4)[0]))).read_bytes()
+        files = [bench.save(bench.invert(steps=4, compact=compact)[0]) for compact in (False, True)]
+        originals = [Path(folder_paths.get_annotated_filepath(file)).read_bytes() for file in files]
 
         def use(path: Path) -> None:
             latent, _, _ = bench.load(path.name)
@@ -61,8 +63,11 @@ def run(count: int, seed: int) -> int:
 
         started = time.monotonic()
         path = Path(folder) / "input" / "mutant.inversion.safetensors"
-        outcome = tried(saved, count, seed, library.files, path, use, library.InversionError)
-    say(f"{count} mutants of a file of {len(saved):,} bytes, seed {seed}, {time.monotonic() - started:.0f} seconds:")
+        outcome = Outcome()
+        for which, saved in enumerate(originals):
+            outcome.add(tried(saved, count // 2, seed + which, library.files, path, use, library.InversionError))
+    sizes = " and ".join(f"{len(saved):,}" for saved in originals)
+    say(f"{count} mutants of files of {sizes} bytes, seed {seed}, {time.monotonic() - started:.0f} seconds:")
     for kind in sorted(outcome.refused | outcome.worked):
         say(f"  {kind}: {outcome.refused[kind]} refused, {outcome.worked[kind]} worked")
     refused, worked = outcome.refused.total(), outcome.worked.total()

@@ -79,8 +79,9 @@ NODES: dict[str, list[str]] = {
     "SAMPLER": ["KSamplerSelect", *[f"INV_{name}Sampler" for name in OURS]],
     "GUIDER": ["BasicGuider", "CFGGuider", "INV_EditGuider"],
     "NOISE": ["RandomNoise", "DisableNoise", "INV_NoiseFromLatent", *[f"INV_{name}" for name in OURS]],
+    "INV_EDIT_SETTINGS": ["INV_EditSettings"],
     "MASK": ["SolidMask", "InvertMask", "INV_Edit"],
-    "IMAGE": [*["INV_DemoPicture"] * 4, "EmptyImage", "ImageScale", "VAEDecode"],
+    "IMAGE": [*["INV_DemoPicture"] * 4, "EmptyImage", "ImageScale", "VAEDecode", "INV_RestoreBackground"],
     "CLIP": ["INV_DemoModel"],
     "VAE": ["INV_DemoModel"],
 }
@@ -101,7 +102,7 @@ BROKEN = {"nodes_sag.py": "create_blur_map"}
 """What fails in the host whoever samples, and where: of two Self-Attention Guidances on one model the first."""
 
 ENDS = [*[f"INV_{name}" for name in OURS], *["INV_Edit"] * 4, "INV_FlowEdit", "INV_Seeds", "INV_Interpolate"]
-ENDS += [*["SamplerCustomAdvanced"] * 2, "INV_Save", "INV_Report"]
+ENDS += [*["SamplerCustomAdvanced"] * 2, "INV_Save", "INV_Report", "INV_RestoreBackground"]
 DEPTH = 5
 
 

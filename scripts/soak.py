@@ -51,6 +51,7 @@ class Maker:
         self.recipes: list[Callable[[random.Random], Graph]] = [
             self.easyinv, self.fixed_point, self.guided, self.gradient, self.structure, self.another_sampler,
             self.saved, self.loaded, self.reported, self.interpolated, self.seeds, self.flow_edit, self.guider,
+            self.restored,
             *[partial(self.inverting_sampler, method) for method in ("EasyInv", "FixedPoint", "GuidedNR")],
         ]  # fmt: skip
         self.saved_files: list[str] = []
@@ -95,7 +96,8 @@ class Maker:
         return found
 
     def edited(self, draw: random.Random, graph: Graph, **widgets: Any) -> Graph:
-        given = {"model": ["model", 0], "positive": ["target", 0], "negative": ["empty", 0], "latent": ["inverted", 0]}
+        given: dict[str, Any] = {"model": ["model", 0], "latent": ["inverted", 0]}
+        given |= {"positive": ["target", 0], "negative": ["empty", 0]}
         given |= {"cfg": round(draw.uniform(1, 5), 2), **widgets}
         graph = graph | {"edited": self.node("INV_EditFromLatent", **given)}
         return shown(graph, ["edited", 0])
@@ -171,6 +173,13 @@ class Maker:
         wires = {"model": ["model", 0], "latent": ["latent", 0], **prompts}
         edit = self.node("INV_FlowEdit", **wires, steps=draw.randint(2, 5), seed=draw.getrandbits(32))
         return shown(self.start(draw) | {"edited": edit}, ["edited", 0])
+
+    def restored(self, draw: random.Random) -> Graph:
+        graph = self.edited(draw, self.inverted(draw))
+        images = {"original": ["picture", 0], "edited": ["decoded", 0], "mask": ["edited", 2]}
+        graph["restored"] = self.node("INV_RestoreBackground", **images)
+        graph["image"]["inputs"]["images"] = ["restored", 0]
+        return graph
 
     def guider(self, draw: random.Random) -> Graph:
         wires = {"model": ["model", 0], "positive": ["target", 0], "negative": ["empty", 0], "latent": ["inverted", 0]}

@@ -16,6 +16,7 @@ attention, hooks, gradient    what a model patch, a hook or a Newton step needs 
 from .guider import HostDenoiser as HostDenoiser
 from .guider import Walk as Walk
 from .guider import guider_for as guider_for
+from .guider import on_cpu as on_cpu
 from .guider import run as run
 from .latents import kind as kind
 from .latents import model_kind as model_kind

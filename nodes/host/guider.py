@@ -84,6 +84,11 @@ def guider_for(
     return guider
 
 
+def on_cpu(model: Any) -> bool:
+    """Whether the host runs a model on the CPU."""
+    return model.load_device.type == "cpu"
+
+
 @dataclass(frozen=True)
 class HostDenoiser:
     """The host's guider as a `Denoiser`.

@@ -91,11 +91,15 @@ class Record:
             prompt = conditioning.picked(prompt, found, len(known))
         return dataclasses.replace(self, inversion=inversion, fingerprint=known[found], prompt=prompt)
 
-    def on(self, latent: dict, samples: Tensor) -> tuple[dict, str]:
-        """(the LATENT with these samples, which are the inverted ones, and this record; a sentence on its prompt)."""
+    def on(self, latent: dict, samples: Tensor, compact: bool = False) -> tuple[dict, str]:
+        """(the LATENT with these samples, which are the inverted ones, and this record; a sentence on its prompt).
+
+        Arguments:
+            compact: see `Inversion.to_dict`.
+        """
         beside = {"model": self.model, "cfg": self.cfg, "fingerprint": fingerprint_of(samples)}
         prompt, sentence = ({}, "") if self.prompt is None else conditioning.packed(self.prompt)
-        return {**latent, "samples": samples, KEY: beside | prompt | self.inversion.to_dict()}, sentence
+        return {**latent, "samples": samples, KEY: beside | prompt | self.inversion.to_dict(compact)}, sentence
 
 
 def escaped(text: str) -> str:

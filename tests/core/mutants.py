@@ -40,6 +40,14 @@ class Outcome:
     memory: int = 0
     costliest: str = ""
 
+    def add(self, more: "Outcome") -> None:
+        """Take in what came of others."""
+        self.refused += more.refused
+        self.worked += more.worked
+        self.other += more.other
+        if more.memory > self.memory:
+            self.memory, self.costliest = more.memory, more.costliest
+
 
 def tried(
     saved: bytes, count: int, seed: int, files: ModuleType, path: Path, use: Callable[[Path], None], refusal: type

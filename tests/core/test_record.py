@@ -44,7 +44,7 @@ def test_one_number_that_is_not_finite_is_refused(ancestral: Inversion, name: st
 
 TWO = [[0.0, 1.0, None], [0.5, 0.5, None]]
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"format": 4}, "format 4; this version reads 2 and 3"),
+    ({"format": 5}, "format 5; this version reads 2, 3, 4"),
     ({"format": torch.zeros(2)}, r"format torch\.float32 of shape \(2,\)"),
     ({"format": True}, "format True"),
     ({"kind": ["ve"]}, r"its kind is \['ve'\]"),

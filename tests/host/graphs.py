@@ -75,7 +75,7 @@ class Bench:
         return self._with_settings(self.pack.nodes.guider.EditGuiderNode, inputs)
 
     def _with_settings(self, node: Any, inputs: dict[str, Any]) -> Any:
-        """A node's outputs. `preserve` stands for anchor and background: how much of everything is kept."""
+        """A node's outputs, at strength 1 unless told. `preserve` stands for anchor and background."""
         if (preserve := inputs.pop("preserve", None)) is not None:
             inputs |= {"anchor": min(1.0, 2 * preserve), "background": preserve}
         settings = self.pack.nodes.edit_settings.EditSettingsNode
@@ -83,7 +83,7 @@ class Bench:
         chosen = {name: inputs.pop(name) for name in [*inputs] if name in known}
         if chosen:
             inputs["settings"] = settings.execute(**{**defaults(settings), **chosen}).args[0]
-        given = {"model": self.model, "positive": self.positive, **defaults(node), **inputs}
+        given = {"model": self.model, "positive": self.positive, **defaults(node), "strength": 1.0, **inputs}
         with torch.inference_mode():
             return node.execute(**given).args
 

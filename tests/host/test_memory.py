@@ -50,6 +50,15 @@ def run(node: Any, **inputs: Any) -> Any:
         return node.execute(**{**defaults(node), **inputs}).args
 
 
+def restored(bench: Bench) -> Any:
+    with torch.inference_mode():
+        picture = bench.pack.nodes.demo.load("flow")[2].decode(bench.latent["samples"])
+    mask = torch.zeros(1, *picture.shape[1:3])
+    mask[:, :, 32:] = 1
+    given = {"original": picture, "edited": 1 - picture, "mask": mask}
+    return run(bench.pack.nodes.background.RestoreBackground, **given)
+
+
 def seeds(bench: Bench) -> Any:
     return run(bench.pack.nodes.seeds.Seeds, model=bench.model, latent=bench.invert(steps=2)[0], count=8)
 
@@ -98,6 +107,7 @@ RUN = {
     "Edit From Latent, structure": lambda bench: edited(bench, structure=0.5),
     "Edit From Latent, another sampler": lambda bench: edited(bench, sampler="dpmpp_2m"),
     "FlowEdit": flow_edit,
+    "Restore Original Background": restored,
     "Seeds From Examples": seeds,
     "Interpolate Inversions": frames,
     "Inversion Report": reported,

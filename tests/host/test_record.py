@@ -1,13 +1,15 @@
 """When a record may be trusted: the latent is still the inverted one, the model the same, every number finite."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import comfy_extras.nodes_model_advanced as advanced
+import folder_paths
 import pytest
 import torch
-from graphs import Bench, demo, micro
+from graphs import Bench, demo, micro, relative
 
 import nodes
 
@@ -166,3 +168,32 @@ def test_words_from_a_record_are_shown_as_they_are(flow: Bench) -> None:
     (shown,) = read.inversion.notes
     assert shown == r"!\[x\](http://a) \<img src=x\> \# \*b\* \`c\` \_d\_ \[e\](f) euler_ancestral"
     assert record.escaped(shown) == shown
+
+
+@pytest.mark.parametrize("method", ["EasyInv", "FixedPoint", "GuidedNR"])
+def test_a_compact_record_takes_half_and_edits_alike(flow: Bench, method: str) -> None:
+    """Also in a file, and in one of a batch; the same prompt comes back to rounding, and the report says so."""
+    batch = {"samples": torch.cat([flow.latent["samples"], flow.latent["samples"].flip(-1)])}
+    whole = flow.invert(method, steps=10, latent=batch)[0]
+    small, _, _, report = flow.invert(method, steps=10, latent=batch, compact=True)
+    assert torch.equal(small["samples"], whole["samples"])
+    assert "takes 0.6 MB in place of 1.0 MB" in report or "takes 0.5 MB in place of 1.0 MB" in report
+    assert "to rounding, not to the last bit" in report
+    files = [flow.save(latent) for latent in (small, whole)]
+    sizes = [path_of(file).stat().st_size for file in files]
+    assert sizes[0] < 0.62 * sizes[1]
+    guided = {"cfg": 2.0, "negative": flow.negative}
+    edited = flow.edit(latent=whole, positive=flow.other, **guided)[0]["samples"]
+    for given, which in ((small, slice(None)), (flow.load(files[0])[0], slice(None)), (second(small), slice(1, None))):
+        back = flow.edit(latent=given)[0]["samples"]
+        assert relative(back, batch["samples"][which]) <= 1e-4
+        again = flow.edit(latent=given, positive=flow.other, **guided)[0]["samples"]
+        assert relative(again, edited[which]) <= 1e-4
+
+
+def second(latent: dict) -> dict:
+    return nodes.LatentFromBatch().frombatch(latent, 1, 1)[0]
+
+
+def path_of(file: str) -> Path:
+    return Path(folder_paths.get_annotated_filepath(file))

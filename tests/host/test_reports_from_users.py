@@ -80,7 +80,7 @@ def test_a_model_that_answers_differently_each_time(eps: Bench) -> None:
     up, _, _, report = eps.invert(steps=4, model=model)
     says = "does not answer the same question the same way twice"
     assert says in report.splitlines()[0]
-    assert "the record exactly" not in report
+    assert "comes back exactly with" not in report
     edited = eps.edit(model=model, latent=up, positive=eps.other)[1]
     assert says in edited
     assert "mask of your own" in edited
