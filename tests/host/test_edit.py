@@ -219,7 +219,7 @@ def test_a_model_without_the_hook_is_refused_with_what_works(flow: Bench, monkey
     unhooked = lambda q, k, v, *args, **kwargs: v.clone() if q.shape == k.shape else q.clone()  # noqa: E731
     monkeypatch.setattr(attention, "optimized_attention", unhooked)
     monkeypatch.setattr(attention, "optimized_attention_masked", unhooked)
-    with pytest.raises(flow.pack.inversion.InversionError, match="anchor, background and masks work with every model"):
+    with pytest.raises(flow.pack.inversion.InversionError, match="The other settings and masks work with every model"):
         edited(flow, latent, **advanced(structure=0.5))
 
 

@@ -210,12 +210,12 @@ def test_other_files_are_refused_and_the_message_says_what_they_are(flow: Bench,
     nodes.SaveLatent().save(flow.latent)  # the host's own file
     (theirs,) = (folders / "output").rglob("*.latent")
     path.write_bytes(theirs.read_bytes())
-    refused("not an inversion: it holds .*latent_tensor.*take Load Latent")
+    refused("not an inversion: it holds .*latent_tensor.*use Load Latent")
     save_file({f"layer.{i}": torch.zeros(1) for i in range(9)}, path, {"format": "pt"})
     refused(r"not an inversion: it holds layer\.0, .* and 5 more, and in its header format")
     path.unlink()
     flow.pack.inversion.Inversion.from_dict(latent["inversion"]).save(path)
-    refused("no LATENT beside the inversion")
+    refused("an inversion but no LATENT")
 
     cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         ({"latent.samples": tensors["latent.samples"].to(torch.int64)}, {}, r"samples is torch\.int64"),
@@ -223,7 +223,7 @@ def test_other_files_are_refused_and_the_message_says_what_they_are(flow: Bench,
         ({"latent.samples": tensors["latent.samples"][:, :4].clone()}, {}, "no longer what was inverted"),
         ({"latent.samples": tensors["latent.samples"] * 1.1}, {}, "no longer what was inverted.*values were changed"),
         ({"latent.samples": tensors["latent.samples"] * torch.nan}, {}, "samples holds NaN"),
-        ({"latent.samples": None}, {"latent": {"samples": [[1.0]]}}, "no LATENT beside"),
+        ({"latent.samples": None}, {"latent": {"samples": [[1.0]]}}, "but no LATENT"),
         ({"latent.noise_mask": torch.ones(0, 4, 4)}, {}, r"noise_mask is .* of shape \(0, 4, 4\)"),
         ({"latent.noise_mask": torch.ones(4)}, {}, r"noise_mask is .* of shape \(4,\)"),
         ({}, {"latent": {"noise_mask": "all"}}, "noise_mask is 'all'"),
@@ -245,7 +245,7 @@ def test_other_files_are_refused_and_the_message_says_what_they_are(flow: Bench,
         ({}, {"model": json.loads(record)["model"] | {"state space": "ve"}}, "the state space is 've'"),
         ({}, {"model": json.loads(record)["model"] | {"sampling numbers": [1]}}, "sampling numbers is 1 values"),
         *(({}, {"cfg": cfg}, "cfg is ") for cfg in ("high", -5, 10**400, True, None)),
-        ({}, {"latent": [1]}, "no LATENT beside"),
+        ({}, {"latent": [1]}, "but no LATENT"),
     ]
     pack = flow.pack.inversion.files.write_record
     for of_tensors, of_record, message in cases:

@@ -189,7 +189,7 @@ def test_at_another_cfg_with_a_negative_prompt(sd: Pair) -> None:
 def test_with_ancestral_noise(sd: Pair) -> None:
     ancestral = Pair(sd.bench, sd.latents, sd.prompts, sampler="euler_ancestral", seed=5)
     assert max(ancestral.errors(ancestral.shown(frames=3))) <= 1e-5
-    assert "Ancestral: come down with Edit From Latent." in ancestral.frames()[4]
+    assert "Sample with Edit From Latent, because" in ancestral.frames()[4]
     with pytest.raises(ValueError, match=r"4 steps of kind 've' .* and 4 ancestral steps"):
         sd.frames(latent_to=ancestral.inverted[1])
 
@@ -272,16 +272,16 @@ def test_one_mask_of_the_pictures_is_left_out_and_said(sd: Pair) -> None:
     masked = {**sd.inverted[0], "noise_mask": torch.ones(1, 64, 64), "batch_index": [0], "kind": "kept"}
     latent, *_, report = sd.frames(latent_from=masked)
     assert set(latent) == {"samples", "inversion", "kind"}
-    assert "noise masks were left out" in report
+    assert "masks were left out" in report
 
 
 def test_latents_that_make_no_frames_are_refused(sd: Pair) -> None:
     record = sd.inverted[0]["inversion"]
     bare = {"samples": sd.inverted[0]["samples"]}
-    with pytest.raises(ValueError, match=r"no inversion record.*connect latent_to straight from an Invert node"):
+    with pytest.raises(ValueError, match=r"no inversion record.*Connect latent_to straight from an Invert node"):
         sd.frames(latent_to=bare)
     changed = {**sd.inverted[0], "samples": 2 * sd.inverted[0]["samples"]}
-    with pytest.raises(ValueError, match=r"its values were changed.*connect latent_from straight"):
+    with pytest.raises(ValueError, match=r"its values were changed.*Connect latent_from straight"):
         sd.frames(latent_from=changed)
     other = {**sd.inverted[0], "inversion": {**record, "model": {**record["model"], "latent format": "SDXL"}}}
     with pytest.raises(ValueError, match="inverted with another kind of model"):
@@ -313,7 +313,7 @@ def test_seeds_start_any_sampler_and_have_the_norm_of_noise(pair: Pair, denoise:
     assert torch.equal(sigmas, inverted[0][2])
     assert relative(start_of(pair.bench, noise, latent, sigmas), latent["samples"]) <= 1e-5
     assert "3 seeds from 2 examples" in report
-    assert "Norm: 1.00 to 1.00; of the examples 0." in report
+    assert "Strength: seeds 1.00 to 1.00, examples 0." in report
 
 
 def test_seeds_with_a_record_and_without_are_the_same(pair: Pair) -> None:
@@ -324,13 +324,13 @@ def test_seeds_with_a_record_and_without_are_the_same(pair: Pair) -> None:
     bare, _, _, _ = seeds_of(pair.bench, {"samples": inverted["samples"]}, seed=3, sigmas=sigmas)
     assert relative(bare["samples"], of_record["samples"]) <= 1e-6
     both = seeds_of(pair.bench, inverted, seed=3, sigmas=sigmas)
-    assert "the connected SIGMAS were not needed" in both[3]
+    assert "The connected SIGMAS were not used" in both[3]
 
 
 def test_seeds_are_the_same_for_the_same_seed_only(sd: Pair) -> None:
     latent = LatentBatch.execute(*sd.inverted).args[0]  # with the first one's record, which does not fit
     sigmas = sd.bench.invert("FixedPoint", steps=STEPS)[2]
-    with pytest.raises(ValueError, match="Connect the SIGMAS of the Invert node"):
+    with pytest.raises(ValueError, match="Connect sigmas of the Invert node"):
         seeds_of(sd.bench, latent)
     one, again, other = (seeds_of(sd.bench, latent, seed=seed, sigmas=sigmas)[0]["samples"] for seed in (1, 1, 2))
     assert torch.equal(one, again)
