@@ -2,8 +2,8 @@
 
 Which samplers can edit an inverted picture, how exactly the same prompt brings it back, what they ask, and how good
 their edits are: on the 28 cases of `edit_cases.py` (every 8th), both demo models and both hosts, at cfg 1 with Edit
-From Latent's default preserve. With the newer host also: edits on other levels than the inversion's, and what the dry
-runs cost that take a sampler's own noise off. What is finished is in
+From Latent at strength 1 and the defaults of Edit Settings. With the newer host also: edits on other levels than the
+inversion's, and what the dry runs cost that take a sampler's own noise off. What is finished is in
 `output/samplers-VERSION-MODEL.json`; `--resume` runs only the rows that are not there yet, `--tables` none. Writes
 `docs/samplers-tables.md`; with `--quick`, little of everything, to `output/quick/`.
 """
@@ -278,9 +278,9 @@ def write_tables(quick: bool) -> None:
     lines = [
         f"Made by `python scripts/benchmark.py samplers{' --quick' * quick}` {made}, CPU.",
         "",
-        f"Pictures are inverted at cfg 1 by {METHOD} and edited at cfg 1 by Edit From Latent at its default preserve: "
-        f"{count} cases, means. An edit's figures are background PSNR (dB) / PSNR of the whole picture (dB) / success "
-        f"(%), see [edits-tables.md](edits-tables.md); a success rate's standard error is up to "
+        f"Pictures are inverted at cfg 1 by {METHOD} and edited by Edit From Latent at strength 1 and the defaults of "
+        f"Edit Settings: {count} cases, means. An edit's figures are background PSNR (dB) / PSNR of the whole picture "
+        f"(dB) / success (%), see [edits-tables.md](edits-tables.md); a success rate's standard error is up to "
         f"{50 / math.sqrt(count):.0f}.",
         "",
     ]

@@ -10,9 +10,10 @@ Each version gets a process with one thread. What is finished is in `output/edit
 the rows that are not there yet, `--tables` none. Writes `docs/edits-tables.md` and `docs/edits.png`.
 
 To tune: `--quick` takes every 4th tuning case, one setting and the rows that matter most, and writes to
-`output/quick/`. `--try '{"preserve": 0.5}'` adds a row with these inputs of Edit From Latent over its defaults; in it
-"source" as the value of an input is the source's caption, "region" where source and truth differ. `--only TEXT` runs
-the rows whose label has TEXT in it, `--steps` and `--cfg` choose the setting, `--weights FOLDER` the model's weights.
+`output/quick/`. `--try '{"strength": 2}'` adds a row with these inputs of Edit From Latent and Edit Settings over
+their defaults; in it "source" as the value of an input is the source's caption, "region" where source and truth
+differ. `--only TEXT` runs the rows whose label has TEXT in it, `--steps` and `--cfg` choose the setting, `--weights
+FOLDER` the model's weights.
 """
 
 import argparse
@@ -477,10 +478,10 @@ def write_tables(plan: Plan) -> None:
     lines = [
         f"Made by `python scripts/benchmark.py edits{' --quick' * plan.quick}` {'; '.join(of)}, CPU.",
         "",
-        "Edits with a known right answer on each version of the demo model, inverted at cfg 1 with the source's caption. "
-        "Source and truth differ in what the edit asks for and in nothing else. Everything is decoded; pictures are "
-        "compared with the codec's round trip of the truth (success: with the pictures themselves). Means over cases, "
-        "each with its standard error.",
+        "Edits with a known right answer on each version of the demo model, inverted at cfg 1 with the source's "
+        "caption. Source and truth differ in what the edit asks for and in nothing else. Everything is decoded; "
+        "pictures are compared with the codec's round trip of the truth (success: with the pictures themselves). Means "
+        "over cases, each with its standard error.",
         "",
         "- held-out cases: no setting was chosen by them. Tuning cases: the others",
         "- told the region: knows which region truly changes, so an upper bound",

@@ -154,6 +154,6 @@ def _exactness(first: float, last: float) -> str:
     if math.isclose(first, 1):
         return "Edit From Latent gives both pictures back exactly at strength 1."
     return (
-        f"Edit From Latent gives both pictures back exactly at strength 1, with cfg {first:g} and the negative prompt of "
-        "the inversions in Edit Settings."
+        f"Edit From Latent gives both pictures back exactly at strength 1, with cfg {first:g} and the negative prompt "
+        "of the inversions in Edit Settings."
     )

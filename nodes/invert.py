@@ -237,7 +237,7 @@ class InvertingSampler(io.ComfyNode):
                     "sampler_out",
                     display_name="sampler",
                     tooltip="For SamplerCustomAdvanced. Its result is the inverted latent. Connect that to Noise "
-                    "From Latent, or to Edit From Latent with the same SIGMAS.",
+                    "From Latent, or to Edit From Latent at strength 1, with the same SIGMAS in Edit Settings.",
                 )
             ],
         )

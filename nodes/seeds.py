@@ -64,7 +64,8 @@ class Seeds(io.ComfyNode):
                 io.Latent.Output(
                     "latent_out",
                     display_name="latent",
-                    tooltip="The seeds as latents: for latent_image beside noise, or for Edit From Latent with sigmas.",
+                    tooltip="The seeds as latents: for latent_image beside noise, or for Edit From Latent at strength "
+                    "1, with sigmas in Edit Settings.",
                 ),
                 io.Noise.Output(
                     "noise",

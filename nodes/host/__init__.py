@@ -6,6 +6,7 @@ sigmas    SIGMAS and schedules as a `Grid`
 masks     MASK and noise_mask at the size of a latent, and back
 noise     NOISE that starts a sampler at an inverted latent; the noise of an ancestral sampler
 record    what a LATENT carries from an Invert node to Edit From Latent
+conditioning    the prompt that travels in a record
 batch     a LATENT whose batch was repeated, cut or put together since
 sampler   the host's samplers, run on a departure
 draws     models that draw random numbers, or do not answer the same way twice

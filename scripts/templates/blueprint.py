@@ -95,7 +95,7 @@ def blueprint(info: dict[str, Any]) -> str:
     inverted = scene.invert((kind, {"steps": page.take("steps", "INT", 20)}), source, latent)
     common: dict[str, Any] = {"model": scene.model, "latent": inverted["LATENT"]}
     changed: dict[str, Any] = {"positive": target, "mask": mask, "strength": page.take("strength", "FLOAT", 1.0)}
-    same = page.add(EDIT, 3, "Edit From Latent: same prompt", positive=source, **common)
+    same = page.add(EDIT, 3, "Edit From Latent: same prompt", positive=source, strength=1.0, **common)
     edited = page.add(EDIT, 3, "Edit From Latent: new prompt", **changed, **common)
     page.give("image", scene.decode(edited["LATENT"]))
     page.give("reconstruction", scene.decode(same["LATENT"]))

@@ -147,7 +147,7 @@ def edit(
             image = scene.scale("Crop and scale", image, "lanczos", size, "center")
         inverted = scene.invert(invert, before, scene.encode(image))
         common: dict[str, Any] = {"model": scene.model, "latent": inverted["LATENT"]}
-        same = page.add(EDIT, 3, "Edit From Latent: same prompt", positive=before, **common)["LATENT"]
+        same = page.add(EDIT, 3, "Edit From Latent: same prompt", positive=before, strength=1.0, **common)["LATENT"]
         changed = page.add(EDIT, 3, "Edit From Latent: new prompt", positive=after, strength=strength, **common)
         back, edited = scene.decode(same), scene.decode(changed["LATENT"])
         scene.show(titles[0], back)
@@ -247,7 +247,8 @@ def style_lora(scene: Scene) -> None:
     image = scene.scale("Crop and scale", scene.images[0], "lanczos", 512, "center")
     inverted = scene.invert(EASYINV, prompt, scene.encode(image))
     styled = page.add("LoraLoaderModelOnly", 3, "The style, for the edit alone", model=scene.model, lora_name=STYLE)
-    edited = page.add(EDIT, 3, model=styled["MODEL"], positive=prompt, latent=inverted["LATENT"])
+    given: dict[str, Any] = {"positive": prompt, "strength": 1.0, "latent": inverted["LATENT"]}
+    edited = page.add(EDIT, 3, model=styled["MODEL"], **given)
     image = scene.decode(edited["LATENT"])
     page.add("SaveImage", -1, "In the new style", images=image, filename_prefix="style_lora")
     page.add("PreviewAny", -1, "Report", source=edited["STRING"])
@@ -284,7 +285,7 @@ def interpolate(scene: Scene) -> None:
         sides |= {f"latent_{side}": inverted["LATENT"], f"positive_{side}": prompt}
     frames = page.add("INV_Interpolate", 3, model=scene.model, **sides)
     common: dict[str, Any] = {"model": scene.model, "positive": frames["CONDITIONING"], "latent": frames["LATENT"]}
-    scene.show("Frames", scene.decode(page.add(EDIT, 3, **common)["LATENT"]))
+    scene.show("Frames", scene.decode(page.add(EDIT, 3, strength=1.0, **common)["LATENT"]))
     page.add("PreviewAny", -1, "Report", source=frames["STRING"])
 
 
@@ -339,8 +340,7 @@ SIZE x SIZE, which suits the model."""
 BACK = """\
 **Edit From Latent** draws it again: under the *target prompt*, and under the *source prompt* to show what is kept."""
 MORE = """\
-If the picture changes too little, raise **cfg** of the edit. If it changes too much, lower **cfg** or raise \
-**preserve**."""
+If the picture changes too little, raise **strength** of the edit. If it changes too much, lower **strength**."""
 
 
 def yours(size: int) -> str:
@@ -363,7 +363,8 @@ TEMPLATES = [
 2. **Invert Image** finds the noise from which the model draws this picture.
 3. **Edit From Latent** draws the picture again. With the source prompt it gives the *reconstruction*. With the \
 *target prompt* it gives the *edit*.
-4. White in *May change* is where the edit may change the picture. **preserve** says how strongly the rest is kept.
+4. White in *May change* is where the edit may change the picture. **strength** says how far the edit goes from \
+the source prompt to the target prompt.
 
 Change the target prompt and press **Run** again: only the edit runs.
 
@@ -383,8 +384,8 @@ For your own picture open the template of your model: *sd15*, *sdxl*, *sdxl_turb
 
 {QUEUE}
 
-White in the **mask** is where the picture may change. The rest stays exactly as it is: here the left half. \
-**feather** of the edit softens the border.
+White in the **mask** is where the picture may change. The rest stays exactly as it is: here the left half. To soften \
+the border, connect **Edit Settings** and raise **feather** there.
 
 For your own picture use **Load Image**. Paint the mask with *Open in MaskEditor* from its menu, and connect its mask \
 output in place of the three mask nodes. Without a mask the edit finds by itself where the two prompts differ.""",
@@ -438,7 +439,7 @@ One inversion serves three edits. Change a target prompt and press **Run** again
 **KSamplerSelect**, or use the sampler of another pack.
 
 With the source prompt every sampler gives the picture back exactly. With the target prompt it makes the edit. \
-**Edit From Latent** has the same samplers in its own *sampler* widget.""",
+**Edit From Latent** takes the same samplers from **Edit Settings**.""",
         any_sampler,
         shows=("Original", "New prompt, er_sde"),
         pictures=[("INV_DemoPicture", {"emoji": "panda", "background": "green"})],
@@ -459,7 +460,7 @@ inversion is.
 - *Fixed Point* takes as many calls as a step needs.
 
 With the record **Edit From Latent** gives the picture back exactly after each of them. Try fewer steps, or another \
-cfg.""",
+**cfg** of the inversion.""",
         compare_methods,
         shows=tuple(f"Inversion Report: {name}" for name in METHODS),
         widths=(300, 320, 340, 340, 340, 340),
@@ -493,7 +494,7 @@ Both pictures are inverted. **Interpolate Inversions** goes from the noise and t
 those of the last. **Edit From Latent** draws the frames. The first and the last frame are exactly the two pictures.
 
 For your own pictures use **Load Image** twice. Both need the same size, and the same settings in **Invert Image**. \
-Leave **cfg** of the edit as in the inversions. More **frames** make smaller steps. If a frame falls apart, set \
+Leave **strength** of the edit at 1. More **frames** make smaller steps. If a frame falls apart, set \
 **prompts** to *predictions*.""",
         interpolate,
         shows=("Frames",),
@@ -525,11 +526,11 @@ For your own use a few pictures of one kind and one size, and a prompt that fits
 # A style from a LoRA
 
 **Invert Image** gets the plain model. **Edit From Latent** gets the model with a LoRA, and the same prompt. So the \
-picture stays, in the style of the LoRA.
+picture stays, in the style of the LoRA. Leave **strength** at 1, because both prompts are the same.
 
 {FILES}Choose any SD 1.x checkpoint, a LoRA for it, and your picture. Write in the prompt what the picture shows, and \
-the LoRA's trigger word, if it has one. More **strength_model** gives more of the style. More **preserve** keeps more \
-of the picture.""",
+the LoRA's trigger word, if it has one. More **strength_model** gives more of the style. For more of the \
+picture, connect **Edit Settings** and raise **background**.""",
         style_lora,
         shows=("Original", "In the new style"),
         loaders=checkpoint("v1-5-pruned-emaonly-fp16.safetensors"),
@@ -572,8 +573,8 @@ of the picture.""",
 **Invert Image (Guided NR)** finds the noise from which the model draws your picture, with *euler_ancestral*, the \
 sampler for Turbo. {BACK}
 
-{yours(512)} Turbo takes no negative prompt, so leave **cfg** at 1. If the picture changes too much, lower **denoise** \
-of the inversion.""",
+{yours(512)} Turbo takes no negative prompt, so leave **cfg** of the inversion at 1. {MORE} Or lower **denoise** of \
+the inversion.""",
         edit(
             PINK,
             RED,
@@ -608,8 +609,8 @@ of the inversion.""",
 **Invert Image (Fixed Point)** finds the noise from which the model draws your picture, with **FluxGuidance** at 1. \
 {BACK}
 
-{yours(1024)} Flux takes no negative prompt, so leave **cfg** at 1. If the picture changes too little, raise \
-*Guidance of the edit*. For *flux1-schnell* set **steps** to 4. It does not read the guidance.""",
+{yours(1024)} Flux takes no negative prompt, so leave **cfg** of the inversion at 1. {MORE} More *Guidance of the \
+edit* makes the edit stronger, too. For *flux1-schnell* set **steps** to 4. It does not read the guidance.""",
         edit(
             PINK,
             RED,
