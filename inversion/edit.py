@@ -148,6 +148,9 @@ class Departure:
             under_source = grid.denoised(e, under_source, level)
             asked = d - under_source
             d = under_source + self.strength * asked
+            # Where the prompts agree and the model is another one, such as with a LoRA, the model asks for the change.
+            agree = asked.flatten(1).eq(0).all(1).reshape(-1, *[1] * (asked.ndim - 1))
+            asked = torch.where(agree, d, asked)
         found = self.automatic.add(asked) if self.keep.background else None
         if found is not None:
             found = 1 - self.keep.background * (1 - found)

@@ -62,7 +62,7 @@ class Edit:
                     "then guide as in KSampler."
                 )
             check_alike(source, positive)
-        guider = guider_for(model, positive, settings.negative, settings.cfg, source, kind=kind)
+        guider = guider_for(model, positive, settings.negative, settings.cfg, source, found.cfg, kind=kind)
         between = settings.source is not None
         return cls(found.inversion, settings.keep(mask), settings.shared_attention(), strength, between), guider
 

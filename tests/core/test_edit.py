@@ -137,3 +137,40 @@ def test_sound_pictures_and_video(shape) -> None:
 def test_settings_out_of_range_are_named(settings) -> None:
     with pytest.raises(InversionError, match=next(iter(settings))):
         Keep(**settings)
+
+
+def with_strength(denoiser: Denoiser, of_source: Denoiser, inversion: Inversion, strength: float, **settings) -> Tensor:
+    departure = Departure(denoiser, inversion, Keep(**settings), of_source, strength)
+    e = sample_departure(departure, torch.zeros_like(inversion.latent), inversion.grid)
+    return departure.end(e, inversion.grid.levels[-1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_strength_goes_from_the_source_through_the_edit_and_beyond(kind) -> None:
+    """Of estimates that do not depend on the state the edit is linear in the strength."""
+    source, levels = Gaussian(), grid(kind, 6)
+    inversion = invert(source, x0(2, 3, 4, 4), levels, DDIM())
+
+    def shifted(x: Tensor, level: Level) -> Tensor:
+        return source(x, level) + 0.1
+
+    clean = inversion.trajectory[0]
+    assert torch.equal(with_strength(shifted, source, inversion, 0.0), clean)
+    one = with_strength(shifted, source, inversion, 1.0) - clean
+    torch.testing.assert_close(with_strength(shifted, source, inversion, 3.0) - clean, 3 * one)
+    torch.testing.assert_close(one, edited(shifted, inversion)[0] - clean)
+
+
+@pytest.mark.parametrize("strength", [1.0, 3.0])
+def test_another_model_under_the_same_prompt_keeps_its_change(strength) -> None:
+    """As a LoRA's on the edit's model: the prompts do not differ, so the mask is where the models do."""
+    inversion = invert(Gaussian(), x0(2, 3, 4, 16), grid("flow", 6), DDIM())
+    plain = with_strength(half, half, inversion, 1.0, background=1.0)
+    torch.testing.assert_close(with_strength(half, half, inversion, strength, background=1.0), plain)
+    assert float((plain - inversion.trajectory[0]).abs().max()) > 0.1
+
+
+def test_a_strength_without_the_sources_prompt_is_refused() -> None:
+    inversion = invert(Gaussian(), x0(2, 3, 4, 4), grid("flow", 3), DDIM())
+    with pytest.raises(InversionError, match="strength of 2 needs the source's prompt"):
+        Departure(Gaussian(), inversion, strength=2.0)

@@ -1,6 +1,6 @@
 """A script: inverts and edits on the device that the host chooses, with models from the host's own loader.
 
-`python on_gpu.py [--cpu]`, with the host's folder, this folder and this repository's scripts on the path. Prints as JSON,
+`python on_gpu.py [--cpu]`, with the folders of the host, of this file and of the scripts on the path. Prints as JSON,
 for each model, method and cfg: how far the same prompt comes back from the picture, relative ("back"), whether a second
 inversion is the first to the last bit ("again"), and the device.
 """

@@ -71,8 +71,11 @@ def test_a_guided_inversion_carries_no_prompt_and_says_what_to_do(bench: Bench) 
     assert "travels" not in report
     with pytest.raises(bench.pack.inversion.InversionError, match=r"strength of 2 .* as `source` in Edit Settings"):
         bench.edit(latent=latent, positive=bench.other, strength=2.0)
-    bench.edit(latent=latent, positive=bench.other, strength=2.0, source=bench.positive)
-    bench.edit(latent=latent, positive=bench.other, strength=1.0, cfg=2.0, negative=bench.negative)
+    with pytest.raises(bench.pack.inversion.InversionError, match="`negative` is not connected"):
+        bench.edit(latent=latent, positive=bench.other, strength=2.0, source=bench.positive)
+    guided = {"latent": latent, "strength": 2.0, "cfg": 2.0, "negative": bench.negative, "source": bench.positive}
+    assert relative(bench.edit(**guided)[0]["samples"], bench.latent["samples"]) <= 1e-7
+    assert relative(bench.edit(**guided, positive=bench.other)[0]["samples"], bench.latent["samples"]) > 0.01
 
 
 def test_a_prompt_with_a_live_object_stays_behind_in_words(bench: Bench) -> None:
