@@ -41,6 +41,7 @@ INTERRUPTED = 0.2
 BLOCK = 50  # graphs between two measurements of memory
 ALLOWED = 48 * 2**20  # bytes that the server's memory may grow by from the first measurement after warm-up to the last
 PATIENCE = 300.0  # seconds for one graph
+PROMPTS: dict[str, Any] = {"negative": ["empty", 0], "source": ["source", 0]}  # of every Edit Settings
 
 
 class Maker:
@@ -51,7 +52,7 @@ class Maker:
         self.recipes: list[Callable[[random.Random], Graph]] = [
             self.easyinv, self.fixed_point, self.guided, self.gradient, self.structure, self.another_sampler,
             self.saved, self.loaded, self.reported, self.interpolated, self.seeds, self.flow_edit, self.guider,
-            self.restored,
+            self.restored, self.old,
             *[partial(self.inverting_sampler, method) for method in ("EasyInv", "FixedPoint", "GuidedNR")],
         ]  # fmt: skip
         self.saved_files: list[str] = []
@@ -95,15 +96,21 @@ class Maker:
                 found[name] = options["default"]
         return found
 
-    def edited(self, draw: random.Random, graph: Graph, **widgets: Any) -> Graph:
-        given: dict[str, Any] = {"model": ["model", 0], "latent": ["inverted", 0]}
-        given |= {"positive": ["target", 0], "negative": ["empty", 0]}
-        given |= {"cfg": round(draw.uniform(1, 5), 2), **widgets}
-        graph = graph | {"edited": self.node("INV_EditFromLatent", **given)}
-        return shown(graph, ["edited", 0])
+    def edited(self, draw: random.Random, graph: Graph, given: dict[str, Any] | None = None, **settings: Any) -> Graph:
+        settings = {**PROMPTS, "cfg": draw.choice([1.0, round(draw.uniform(1, 5), 2)]), **settings}
+        inputs: dict[str, Any] = {"model": ["model", 0], "positive": ["target", 0], "latent": ["inverted", 0]}
+        inputs |= {"settings": ["settings", 0], "strength": round(draw.uniform(1, 3), 2), **(given or {})}
+        made = {"settings": self.node("INV_EditSettings", **settings), "edited": self.node("INV_Edit", **inputs)}
+        return shown(graph | made, ["edited", 0])
+
+    def old(self, draw: random.Random) -> Graph:
+        wires = {"model": ["model", 0], "positive": ["target", 0], "negative": ["empty", 0], "latent": ["inverted", 0]}
+        made = self.node("INV_EditFromLatent", **wires, cfg=round(draw.uniform(1, 5), 2))
+        return shown(self.inverted(draw) | {"edited": made}, ["edited", 0])
 
     def easyinv(self, draw: random.Random) -> Graph:
-        return self.edited(draw, self.inverted(draw, check=draw.random() < 0.3), preserve=draw.choice([0.0, 0.8, 1.0]))
+        up = self.inverted(draw, check=draw.random() < 0.3, compact=draw.random() < 0.5)
+        return self.edited(draw, up, background=draw.choice([0.0, 0.5, 1.0]))
 
     def fixed_point(self, draw: random.Random) -> Graph:
         sampler = draw.choice(["euler", "euler_ancestral"])
@@ -120,7 +127,7 @@ class Maker:
         return self.edited(draw, self.inverted(draw, "GuidedNR", cfg=2.0, gradient=gradient, steps=2, iterations=2))
 
     def structure(self, draw: random.Random) -> Graph:
-        return self.edited(draw, self.inverted(draw), control="advanced", structure=round(draw.random(), 2))
+        return self.edited(draw, self.inverted(draw), structure=round(draw.random(), 2))
 
     def another_sampler(self, draw: random.Random) -> Graph:
         return self.edited(draw, self.inverted(draw), sampler=draw.choice(["dpmpp_2m", "uni_pc", "dpmpp_sde", "lms"]))
@@ -161,7 +168,7 @@ class Maker:
             prompts=draw.choice(self.choices("INV_Interpolate", "prompts")),
         )
         up |= {"between": between}
-        return self.edited(draw, up, latent=["between", 0], positive=["between", 1], cfg=1.0)
+        return self.edited(draw, up, {"latent": ["between", 0], "positive": ["between", 1], "strength": 1.0}, cfg=1.0)
 
     def seeds(self, draw: random.Random) -> Graph:
         up = self.inverted(draw)
@@ -182,10 +189,10 @@ class Maker:
         return graph
 
     def guider(self, draw: random.Random) -> Graph:
-        wires = {"model": ["model", 0], "positive": ["target", 0], "negative": ["empty", 0], "latent": ["inverted", 0]}
-        made = self.node("INV_EditGuider", **wires, cfg=round(draw.uniform(1, 4), 2))
+        wires = {"model": ["model", 0], "positive": ["target", 0], "latent": ["inverted", 0]}
         graph = self.inverted(draw) | {
-            "guider": made,
+            "settings": self.node("INV_EditSettings", **PROMPTS, cfg=round(draw.uniform(1, 4), 2)),
+            "guider": self.node("INV_EditGuider", **wires, settings=["settings", 0]),
             "sampler": node("KSamplerSelect", sampler_name=draw.choice(["euler", "heun", "dpmpp_2m"])),
         }
         return run(graph, ["guider", 2], ["guider", 0], ["sampler", 0], ["guider", 3], ["guider", 1])
