@@ -31,7 +31,8 @@ def packed(conditioning: Any) -> tuple[dict[str, Any], str]:
     The tensors keep their dtype. In half precision the source's prompt would no longer predict the source exactly.
     The values are empty where the prompt holds what a record does not take, such as a ControlNet; the sentence says so.
     """
-    entries, tensors = [], {}
+    entries: list[dict[str, Any]] = []
+    tensors: dict[str, Tensor] = {}
 
     def placed(name: str, value: Tensor) -> dict[str, str]:
         key = f"{KEY}.{len(tensors)}.{name}"
