@@ -1,6 +1,9 @@
 """How well an inversion went, in a sentence or two: every threshold, and every sentence that depends on one."""
 
 from collections.abc import Sequence
+from typing import Literal
+
+Grade = Literal["good", "fair", "poor"]
 
 # Up to which risk, on the demo models, the sampler alone always came back near the picture, and to something like it.
 # Above the latter anything happened. (`python scripts/benchmark.py verdict`)
@@ -25,6 +28,20 @@ def of_risk(risk: float) -> str:
         "Rough: with its record the picture comes back exactly. Without the record another picture may come back. For "
         "more accuracy lower cfg toward 1, or use more steps or more iterations."
     )
+
+
+def in_short(decibels: Sequence[float]) -> tuple[Grade, str]:
+    """What a round trip showed, in a sentence for a picture; of several pictures the worst counts.
+
+    Arguments:
+        decibels: PSNR of each picture's latent.
+    """
+    worst = min(decibels)
+    if worst >= NEAR:
+        return "good", f"Accurate: the sampler alone gives the picture back ({worst:.0f} dB)."
+    if worst >= ALIKE:
+        return "fair", f"Fair: the sampler alone gives a similar picture back ({worst:.0f} dB)."
+    return "poor", f"Not accurate: the sampler alone gives another picture back ({worst:.0f} dB)."
 
 
 def of_round_trip(decibels: Sequence[float], steps: int) -> str:

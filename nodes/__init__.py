@@ -14,6 +14,7 @@ from .interpolate import Interpolate
 from .invert import INVERT_NODES, INVERTING_SAMPLERS
 from .noise import NoiseFromLatent
 from .old import OldEditFromLatent
+from .older import NODES as OLDER_HOSTS_LACK
 from .report import InversionReport
 from .schema import CATEGORY, missing
 from .seeds import Seeds
@@ -24,7 +25,7 @@ class InversionExtension(ComfyExtension):
         samplers = [*INVERTING_SAMPLERS, NoiseFromLatent, EditGuiderNode]
         edits = [EditFromLatent, EditSettingsNode, OldEditFromLatent, RestoreBackground]
         edits += [InversionReport, Interpolate, Seeds, FlowEdit]
-        return [*INVERT_NODES, *edits, SaveInversion, LoadInversion, *samplers, *demo_nodes()]
+        return [*INVERT_NODES, *edits, SaveInversion, LoadInversion, *samplers, *OLDER_HOSTS_LACK, *demo_nodes()]
 
 
 def demo_nodes() -> list[type[io.ComfyNode]]:

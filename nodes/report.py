@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..inversion import Callback, Grid, InversionError, psnr, sample
 from ..inversion.metrics import psnr_each
-from ..inversion.verdict import of_round_trip
+from ..inversion.verdict import in_short, of_round_trip
 from . import host
 from .host import record
 from .report_picture import ROWS, draw
@@ -44,6 +44,11 @@ class InversionReport(io.ComfyNode):
                     tooltip="The picture before VAE Encode. Without it, the result is compared with what the VAE "
                     "makes of the picture.",
                 ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="A mask to outline on the picture, such as that of an edit. Without it the latent's own.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -58,7 +63,14 @@ class InversionReport(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, positive: Any, latent: dict, vae: Any, negative: Any = None, image: Tensor | None = None
+        cls,
+        model: Any,
+        positive: Any,
+        latent: dict,
+        vae: Any,
+        negative: Any = None,
+        image: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> io.NodeOutput:
         found, remarks = record.require_for(
             model, latent, "Connect it straight from an Invert Image node, or from Load Inversion."
@@ -85,7 +97,11 @@ class InversionReport(io.ComfyNode):
         counted = [f"Picture {i + 1} of {len(near_by)}: {words}." for i, words in enumerate(near_by)]
         lines = [verdict, *counted, source.report(), *remarks, f"{seconds:.1f} seconds at cfg {cfg:g}."]
         text = report_text(lines)
-        drawn = draw(original, came, near_by, source.worst, verdict)
+        outlined = latent.get("noise_mask") if mask is None else mask
+        if outlined is not None:
+            outlined = outlined.float().cpu().reshape(-1, *outlined.shape[-2:])
+        grade, sentence = in_short(decibels)
+        drawn = draw(original, came, near_by, source.worst, sentence, grade, outlined)
         # The page shows the picture, which has the verdict on it; a node's text it shows for its own nodes only.
         shown = ui.PreviewImage(drawn, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
         return io.NodeOutput(drawn, text, ui=shown)

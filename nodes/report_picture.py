@@ -9,12 +9,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..inversion.verdict import CLOSE, ROUGH
+from ..inversion.verdict import CLOSE, ROUGH, Grade
 
 ROWS = 4  # pictures of a batch that are shown
 LARGEST_FACTOR = 64  # of the difference: above it one would look at the rounding of 8-bit pictures
 INK, FAINT, PAPER, LINE = (32, 32, 36), (125, 125, 132), (250, 250, 250), (38, 90, 190)
 # What residuals up to a bound promise of the sampler alone, as the inversion's own verdict has it.
+COLOURS: dict[Grade, tuple[int, int, int]] = {"good": (30, 122, 68), "fair": (166, 110, 0), "poor": (186, 44, 40)}
 ZONES = ((CLOSE, "near", (223, 243, 226)), (ROUGH, "fair", (253, 243, 214)), (math.inf, "unsure", (250, 222, 220)))
 
 
@@ -25,7 +26,7 @@ class Layout:
     Arguments:
         width, height: of a picture on it.
         rows: how many rows of pictures.
-        lines: how many lines the headline has.
+        lines: how many lines the verdict has.
     """
 
     width: int
@@ -36,7 +37,17 @@ class Layout:
     @property
     def text(self) -> int:
         """The letters' size. It goes with the pictures', because a preview shrinks the drawing as a whole."""
-        return round(self.width / 20)
+        return round(self.width / 16)
+
+    @property
+    def large(self) -> int:
+        """The size of the verdict's letters."""
+        return round(self.width / 9)
+
+    @property
+    def banner(self) -> int:
+        """The height of the verdict's colour."""
+        return self.lines * round(1.3 * self.large) + self.text
 
     @property
     def line(self) -> int:
@@ -50,7 +61,7 @@ class Layout:
     @property
     def headings(self) -> int:
         """The top of the columns' headings."""
-        return self.text + self.lines * self.line + self.text // 2
+        return self.banner + self.text // 2
 
     def cell(self, row: int, column: int) -> tuple[int, int]:
         """(left, top) of a picture; the columns are original, reconstruction, difference."""
@@ -69,28 +80,43 @@ class Layout:
         return self.whole + 2 * self.text, top + self.plot[1] + self.text
 
 
-def draw(original: Tensor, came: Tensor, near_by: list[str], residuals: Tensor, headline: str) -> Tensor:
+def draw(
+    original: Tensor,
+    came: Tensor,
+    near_by: list[str],
+    residuals: Tensor,
+    verdict: str,
+    grade: Grade = "good",
+    mask: Tensor | None = None,
+) -> Tensor:
     """All of it as one picture, (1, H, W, 3).
 
     Arguments:
         original, came: pictures, (B, H, W, 3) from 0 to 1; of more than ROWS some are drawn, the first and last too.
         near_by: how near each came, in words.
         residuals: one for each step, clean end first, (N,).
-        headline: what it all says.
+        verdict: what it all says, in a sentence.
+        grade: its colour.
+        mask: outlined on the pictures, (B or 1, h, w) of their shape.
     """
     chosen = sorted({round(i) for i in torch.linspace(0, len(original) - 1, ROWS).tolist()})
     difference = (original[chosen] - came[chosen]).abs()
     factor = _factor(difference)
     columns = [_sized(images) for images in (original[chosen], came[chosen], (factor * difference).clamp(max=1))]
     height, width = columns[0].shape[1:3]
+    if mask is not None:
+        every = mask[chosen] if len(mask) == len(original) else mask.amax(0, keepdim=True)
+        columns[:2] = [_outlined(images, every) for images in columns[:2]]
 
-    font = ImageFont.load_default(Layout(width, height, len(chosen), 1).text)
-    words = _wrapped(headline, font, Layout(width, height, len(chosen), 1).whole)
+    layout = Layout(width, height, len(chosen), 1)
+    font, large = ImageFont.load_default(layout.text), ImageFont.load_default(layout.large)
+    words = _wrapped(verdict, large, layout.whole)
     layout = Layout(width, height, len(chosen), len(words))
     page = Image.new("RGB", layout.size, PAPER)
     pen = ImageDraw.Draw(page)
+    pen.rectangle((0, 0, layout.size[0], layout.banner), COLOURS[grade])
     for i, line in enumerate(words):
-        pen.text((layout.text, layout.text + i * layout.line), line, INK, font)
+        pen.text((layout.text, layout.text // 2 + i * round(1.3 * layout.large)), line, (255, 255, 255), large)
     for column, heading in enumerate(("original", "the sampler alone", f"difference, {factor} times")):
         pen.text((layout.cell(0, column)[0], layout.headings), heading, FAINT, font)
         for row, i in enumerate(chosen):
@@ -117,6 +143,16 @@ def _sized(images: Tensor) -> Tensor:
         return images.repeat_interleave(larger, 1).repeat_interleave(larger, 2)
     size = (height // smaller, width // smaller)
     return torch.nn.functional.interpolate(images.movedim(-1, 1), size, mode="area").movedim(1, -1)
+
+
+def _outlined(images: Tensor, mask: Tensor) -> Tensor:
+    """The edge of a mask on pictures (B, H, W, 3): a white line in a dark one, around what is white in the mask."""
+    size = images.shape[1:3]
+    inside = torch.nn.functional.interpolate((mask[:, None] >= 0.5).float(), size, mode="nearest-exact")
+    thick = max(1, round(size[1] / 200))
+    rings = [torch.nn.functional.max_pool2d(inside, 2 * n * thick + 1, 1, n * thick) for n in (1, 2, 3)]
+    dark, white = (rings[2] - inside).movedim(1, -1), (rings[1] - rings[0]).movedim(1, -1)
+    return torch.where(white > 0, 1.0, torch.where(dark > 0, 0.1, images))
 
 
 def _as_image(image: Tensor) -> Image.Image:

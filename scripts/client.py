@@ -15,6 +15,9 @@ Graph = dict[str, dict[str, Any]]
 """API format: node id -> {"class_type", "inputs": {name: value or [node id, output slot]}}."""
 
 
+UNSAVED = {"IMAGECOMPARE": {"__value__": ["", ""]}}
+"""Types of widgets that a file has no value of, and what the browser queues for them."""
+
 MUTED = 2
 """The mode of a node in a workflow file that is there and not run."""
 
@@ -84,7 +87,9 @@ def api_graph(workflow: dict[str, Any]) -> Graph:
         if node["type"] in ("MarkdownNote", "Note") or node.get("mode") == MUTED:
             continue
         inputs: dict[str, Any] = {}
-        widgets = [slot["widget"]["name"] for slot in node.get("inputs", []) if "widget" in slot]
+        inputs |= {slot["name"]: UNSAVED[slot["type"]] for slot in node.get("inputs", []) if slot["type"] in UNSAVED}
+        slots = [slot for slot in node.get("inputs", []) if "widget" in slot and slot["type"] not in UNSAVED]
+        widgets = [slot["widget"]["name"] for slot in slots]
         values = node.get("widgets_values", [])
         if len(widgets) != len(values):
             raise ValueError(f"Node {node['id']} ({node['type']}) has widgets {widgets} but values {values}.")

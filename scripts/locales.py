@@ -30,9 +30,13 @@ Texts = dict[str, Any]
 
 
 def texts(pack: Any) -> Texts:
-    """All that a person can read on a node, in English, in the form that the frontend looks translations up in."""
+    """All that a person can read on a node, in English, in the form that the frontend looks translations up in.
+
+    Not of nodes that only stand in for the host's own.
+    """
     nodes = asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())
-    return {node.GET_SCHEMA().node_id: _of_node(node.GET_SCHEMA()) for node in nodes}
+    schemas = [node.GET_SCHEMA() for node in nodes]
+    return {schema.node_id: _of_node(schema) for schema in schemas if schema.node_id.startswith("INV_")}
 
 
 def _of_node(schema: Any) -> Texts:

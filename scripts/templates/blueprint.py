@@ -14,8 +14,8 @@ from .stories import EASYINV, EDIT, WIDTHS, Scene
 
 NAME = "Invert and Edit"
 DESCRIPTION = (
-    "Edits a picture with a new prompt. The source prompt says what the picture shows, the target prompt what it "
-    "should show. A mask keeps everything outside it."
+    "Edits a picture by words: say what it shows, and what it should show. Outside the mask, yours or the one that is "
+    "found, every pixel stays the original's."
 )
 INPUTS, OUTPUTS = -10, -20
 SIZE = (340, 480)
@@ -88,17 +88,19 @@ def blueprint(info: dict[str, Any]) -> str:
     mask = page.take("mask", "MASK", optional=True)
     scene = Scene(page, model, clip, vae, images=[image])
     # Examples, since older frontends do not say which box is which.
-    source = scene.prompt("Source prompt", page.take("source prompt", "STRING", "red heart on blue background"))
-    target = scene.prompt("Target prompt", page.take("target prompt", "STRING", "green heart on blue background"))
+    source = scene.prompt("Source prompt", page.take("what it shows", "STRING", "red heart on blue background"))
+    shown = page.take("what it should show", "STRING", "green heart on blue background")
+    target = scene.prompt("Target prompt", shown)
     latent = scene.encode(scene.images[0])
     kind, _ = EASYINV
     inverted = scene.invert((kind, {"steps": page.take("steps", "INT", 20)}), source, latent)
     common: dict[str, Any] = {"model": scene.model, "latent": inverted["LATENT"]}
-    changed: dict[str, Any] = {"positive": target, "mask": mask, "strength": page.take("strength", "FLOAT", 1.0)}
-    same = page.add(EDIT, 3, "Edit From Latent: same prompt", positive=source, strength=1.0, **common)
-    edited = page.add(EDIT, 3, "Edit From Latent: new prompt", **changed, **common)
-    page.give("image", scene.decode(edited["LATENT"]))
-    page.give("reconstruction", scene.decode(same["LATENT"]))
+    strength = page.take("strength", "FLOAT", 1.0)
+    edited = page.add(EDIT, 3, positive=target, mask=mask, strength=strength, **common)
+    after = scene.restore(image, scene.decode(edited["LATENT"]), edited["MASK"], page.take("grow", "INT", 16))
+    beside: dict[str, Any] = {"image1": image, "image2": after, "spacing_width": 8}
+    page.give("edit", after)
+    page.give("comparison", page.add("ImageStitch", -1, "Original and edit", **beside)["IMAGE"])
     page.give("mask", edited["MASK"])
     page.give("report", inverted["STRING"])
     return page.text(NAME)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from client import MUTED
+from client import MUTED, UNSAVED
 from host import PACK
 
 TOP, GAP = 20, 70  # the gap has room for the title, which is above a node's position
@@ -19,6 +19,7 @@ HEIGHTS = {
     "SaveImage": 280,
     "PreviewAny": 300,
     "INV_Report": 420,
+    "ImageCompare": 420,
 }
 # Below a node that samples: it grows where ComfyUI was started to show previews of the steps.
 PREVIEW = 240
@@ -43,10 +44,11 @@ class Input:
     type: str
     optional: bool
     default: Any
+    forced: bool = False  # to be a wire, though of a widget's type
 
     @property
     def widget(self) -> bool:
-        return self.type in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+        return not self.forced and self.type in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", *UNSAVED)
 
     def slot(self) -> dict[str, Any]:
         rest = {"widget": {"name": self.name}} if self.widget else {"shape": 7} if self.optional else {}
@@ -63,7 +65,21 @@ def inputs_of(about: dict[str, Any]) -> Iterator[Input]:
                 raise ValueError(f"{name} has a second widget, which this does not know how to fill.")
             choices = kind if isinstance(kind, list) else more.get("options", [])  # older nodes: a list for a type
             of_type = "COMBO" if isinstance(kind, list) else kind
-            yield Input(name, of_type, part == "optional", more.get("default", choices[0] if choices else None))
+            default = more.get("default", choices[0] if choices else None)
+            yield Input(name, of_type, part == "optional", default, bool(more.get("forceInput")))
+
+
+@dataclass(frozen=True)
+class App:
+    """What a workflow shows in App mode.
+
+    Arguments:
+        inputs: (title or else type of a node, widget, what to call it), in order.
+        outputs: titles of nodes with pictures, in order.
+    """
+
+    inputs: tuple[tuple[str, str, str], ...]
+    outputs: tuple[str, ...]
 
 
 @dataclass
@@ -124,13 +140,14 @@ class Page:
                 slot["link"] = self._link(source, number, index)
             elif not (inputs[index].widget or inputs[index].optional or muted):
                 raise ValueError(f"{kind}.{slot['name']} is not connected.")
-        values = [given.get(each.name, each.default) for each in inputs if each.widget]
+        widgets = [each for each in inputs if each.widget]
+        values = [given.get(each.name, each.default) for each in widgets if each.type not in UNSAVED]
         values = [value.value if isinstance(value, Output) else value for value in values]
         outputs = [
             {"name": name, "type": of_type, "links": None}
             for name, of_type in zip(about["output_name"], about["output"], strict=True)
         ]
-        rows = max(len(slots) - len(values), len(outputs))
+        rows = max(len(slots) - len(widgets), len(outputs))
         height = HEIGHTS.get(kind) or 20 * rows + 24 * len(values) + 16
         column %= len(self.widths)
         top = self.bottoms.get(column, TOP)
@@ -169,11 +186,12 @@ class Page:
         left, top, right, bottom = zip(*corners, strict=True)
         return min(left), min(top), max(right), max(bottom)
 
-    def text(self, name: str, **more: Any) -> str:
-        """The file, and what else it holds."""
+    def text(self, name: str, app: App | None = None, **more: Any) -> str:
+        """The file, and what else it holds; with `app` it opens in App mode, in frontends that have it."""
         left, top, right, bottom = self.bounds()
         scale = round(min(0.75, WINDOW[0] / (right - left), WINDOW[1] / (bottom - top)), 2)
         offset = [round(MARGIN[0] / scale - left), round(MARGIN[1] / scale - top)]
+        extra = {"ds": {"scale": scale, "offset": offset}, **self._app(app)}
         workflow = {
             "id": identity(name),
             "revision": 0,
@@ -183,11 +201,21 @@ class Page:
             "links": self.links,
             "groups": [],
             "config": {},
-            "extra": {"ds": {"scale": scale, "offset": offset}},
+            "extra": extra,
             "version": 0.4,
             **more,
         }
         return json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
+
+    def _app(self, app: App | None) -> dict[str, Any]:
+        if app is None:
+            return {}
+        titled = {node.get("title") or node["type"]: node for node in self.nodes}
+        ids = {title: node["id"] for title, node in titled.items()}
+        for title, widget, label in app.inputs:
+            next(slot for slot in titled[title]["inputs"] if slot["name"] == widget)["label"] = label
+        inputs = [[ids[title], widget] for title, widget, _ in app.inputs]
+        return {"linearMode": True, "linearData": {"inputs": inputs, "outputs": [ids[title] for title in app.outputs]}}
 
 
 def identity(name: str) -> str:

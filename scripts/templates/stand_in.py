@@ -28,9 +28,23 @@ def lay_out(base: Path, template: Template) -> None:
         folder.mkdir(exist_ok=True)
         pixels = (pictures.picture(emoji, background) * 255).round().astype(np.uint8)
         Image.fromarray(pixels).save(folder / "example.png")
+        if ("LoadVideo", {"file": "video.mp4"}) in template.pictures:
+            _video(folder / "video.mp4", pixels)
         folder = base / "models" / "loras"
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(LORA, folder / STYLE)
+
+
+def _video(path: Path, pixels: np.ndarray) -> None:
+    """A file of a few equal frames."""
+    import av  # the host's
+
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mpeg4", rate=16, options={"qscale": "2"})
+        stream.height, stream.width = pixels.shape[:2]
+        for _ in range(5):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        file.mux(stream.encode())
 
 
 def stand_in(graph: Graph, template: Template, info: dict[str, Any]) -> dict[str, str]:
@@ -47,6 +61,10 @@ def stand_in(graph: Graph, template: Template, info: dict[str, Any]) -> dict[str
         for name, value in node["inputs"].items():
             if isinstance(value, list) and value[0] in loaders:
                 node["inputs"][name] = ["demo", wires.index(info[loaders[value[0]]]["output"][value[1]])]
+        if node["class_type"] == "SAM3_Detect":  # a red thing on white
+            node["class_type"], node["inputs"] = "ImageToMask", {"image": node["inputs"]["image"], "channel": "red"}
+        if node["class_type"] == "ImageFromBatch":  # the demo model draws no videos
+            node["inputs"]["length"] = 1
         if node["class_type"] == "ImageScale":
             node["inputs"] |= {"width": pictures.SIZE, "height": pictures.SIZE}
     words = {"Source prompt": pictures.caption(emoji, background), "Target prompt": target}

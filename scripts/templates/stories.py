@@ -7,19 +7,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .page import Output, Page
+from .page import App, Output, Page
 
 # Where ComfyUI looks for the file that a widget names.
 FOLDERS = {
     "ckpt_name": "models/checkpoints",
     "unet_name": "models/diffusion_models",
+    "clip_name": "models/text_encoders",
     "clip_name1": "models/text_encoders",
     "clip_name2": "models/text_encoders",
     "vae_name": "models/vae",
     "lora_name": "models/loras",
     "image": "input",
+    "file": "input",
 }
-WIDTHS = (300, 320, 340, 300, 170, 300)  # of a page's columns: sources, prompts, inversion, edits, decoding, pictures
+WIDTHS = (300, 320, 340, 300, 230, 400)  # of a page's columns: sources, prompts, inversion, edits, decoding, pictures
 LINE, LETTERS = 20, 105  # of a note: a line's height, and how many letters it has room for
 
 Step = tuple[str, dict[str, Any]]
@@ -56,6 +58,18 @@ class Scene:
     def show(self, title: str, image: Output, column: int = -1) -> None:
         self.page.add("PreviewImage", column, title, images=image)
 
+    def restore(
+        self, original: Output, edited: Output, mask: Output, near: int | Output = 16, column: int = -2
+    ) -> Output:
+        """The edit, with the original's own pixels further than `near` from the mask."""
+        given: dict[str, Any] = {"original": original, "edited": edited, "mask": mask, "grow": near, "feather": near}
+        return self.page.add("INV_RestoreBackground", column, **given)["IMAGE"]
+
+    def compare(self, before: Output, after: Output, column: int = -1) -> None:
+        """The host's slider between two pictures, which newer frontends draw in their Nodes 2.0 only."""
+        title = "Slider: before and after (with Nodes 2.0)"
+        self.page.add("ImageCompare", column, title, image_a=before, image_b=after)
+
     def invert(self, step: Step, positive: Output, latent: Output, column: int = 2) -> dict[str, Output]:
         kind, widgets = step
         return self.page.add(kind, column, model=self.model, positive=positive, latent=latent, **widgets)
@@ -72,6 +86,8 @@ class Template:
         widths: of the page's columns.
         tried_on: for one that needs checkpoints: the demo model's version, emoji, background and target prompt that
             stand in for them and for its picture.
+        app: what it shows in App mode, in which it opens then.
+        needs: a node that older hosts lack.
     """
 
     name: str
@@ -82,6 +98,8 @@ class Template:
     pictures: Sequence[Step] = (("INV_DemoPicture", {"emoji": "red heart", "background": "blue"}),)
     widths: tuple[int, ...] = WIDTHS
     tried_on: tuple[str, str, str, str] | None = None
+    app: App | None = None
+    needs: str = ""
 
     @property
     def demo(self) -> bool:
@@ -94,11 +112,16 @@ def build(template: Template, info: dict[str, Any]) -> str:
     wires: dict[str, Output] = {}
     for kind, widgets in template.loaders:
         wires |= page.add(kind, 0, **widgets)
-    images = [page.add(kind, 0, **widgets)["IMAGE"] for kind, widgets in template.pictures]
+    images = []
+    for kind, widgets in template.pictures:
+        wire = page.add(kind, 0, **widgets)
+        images.append(
+            page.add("GetVideoComponents", 0, video=wire["VIDEO"])["IMAGE"] if "VIDEO" in wire else wire["IMAGE"]
+        )
     template.draw(Scene(page, wires["MODEL"], wires["CLIP"], wires["VAE"], images))
     note = template.note.format(files="\n".join(f"- `{file}`" for file in files(page.nodes)))
     page.note(note, LINE * (3 + sum(math.ceil(len(line) / LETTERS) for line in note.splitlines())))
-    return page.text(template.name)
+    return page.text(template.name, template.app)
 
 
 def files(nodes: list[dict[str, Any]]) -> Iterator[str]:
@@ -114,6 +137,7 @@ def files(nodes: list[dict[str, Any]]) -> Iterator[str]:
 
 EDIT = "INV_Edit"
 EASYINV: Step = ("INV_EasyInv", {})
+SMALL = 4  # pixels around the mask that stay from the edit of a demo picture, one latent cell
 
 
 def edit(
@@ -150,12 +174,14 @@ def edit(
         same = page.add(EDIT, 3, "Edit From Latent: same prompt", positive=before, strength=1.0, **common)["LATENT"]
         changed = page.add(EDIT, 3, "Edit From Latent: new prompt", positive=after, strength=strength, **common)
         back, edited = scene.decode(same), scene.decode(changed["LATENT"])
+        edited = scene.restore(image, edited, changed["MASK"], 16 if saved else SMALL)
         scene.show(titles[0], back)
         if saved:
             page.add("SaveImage", -1, titles[1], images=edited, filename_prefix=saved)
         else:
             scene.show(titles[1], edited)
             scene.show("May change (white)", page.add("MaskToImage", -2, mask=changed["MASK"])["IMAGE"])
+        scene.compare(image, edited)
         page.add("PreviewAny", 2, "Report", source=inverted["STRING"])
 
     return draw
@@ -173,8 +199,10 @@ def exact_background(scene: Scene) -> None:
     mask = page.add("MaskComposite", 2, "Mask: the right half", **where)["MASK"]
     given: dict[str, Any] = {"positive": target, "mask": mask}
     edited = page.add(EDIT, 3, model=scene.model, latent=inverted, **given)
-    scene.show("Edited", scene.decode(edited["LATENT"]))
+    image = scene.restore(scene.images[0], scene.decode(edited["LATENT"]), mask, 0)
+    scene.show("Edited", image)
     scene.show("May change (white)", page.add("MaskToImage", -2, mask=mask)["IMAGE"])
+    scene.compare(scene.images[0], image)
     page.add("PreviewAny", -1, "Report", source=edited["STRING"])
 
 
@@ -236,8 +264,10 @@ def partial_upscale(scene: Scene) -> None:
         "sampler": page.add("KSamplerSelect", 3, sampler_name="euler_ancestral")["SAMPLER"],
     }
     redrawn = page.add("SamplerCustomAdvanced", 3, latent_image=latent, **down)["LATENT"]
+    image = scene.decode(redrawn)
     scene.show("Upscaled", upscaled)
-    scene.show("Redrawn", scene.decode(redrawn))
+    scene.show("Redrawn", image)
+    scene.compare(upscaled, image)
     page.add("PreviewAny", 2, "Report", source=inverted["STRING"])
 
 
@@ -249,8 +279,9 @@ def style_lora(scene: Scene) -> None:
     styled = page.add("LoraLoaderModelOnly", 3, "The style, for the edit alone", model=scene.model, lora_name=STYLE)
     given: dict[str, Any] = {"positive": prompt, "strength": 1.0, "latent": inverted["LATENT"]}
     edited = page.add(EDIT, 3, model=styled["MODEL"], **given)
-    image = scene.decode(edited["LATENT"])
+    before, image = image, scene.decode(edited["LATENT"])
     page.add("SaveImage", -1, "In the new style", images=image, filename_prefix="style_lora")
+    scene.compare(before, image)
     page.add("PreviewAny", -1, "Report", source=edited["STRING"])
 
 
@@ -287,6 +318,38 @@ def interpolate(scene: Scene) -> None:
     common: dict[str, Any] = {"model": scene.model, "positive": frames["CONDITIONING"], "latent": frames["LATENT"]}
     scene.show("Frames", scene.decode(page.add(EDIT, 3, strength=1.0, **common)["LATENT"]))
     page.add("PreviewAny", -1, "Report", source=frames["STRING"])
+
+
+def mask_from_words(scene: Scene) -> None:
+    page = scene.page
+    image = scene.scale("Crop and scale", scene.images[0], "lanczos", 1024, "center")
+    finder = page.add("CheckpointLoaderSimple", 0, "Load SAM 3", ckpt_name="sam3.1_multiplex_fp16.safetensors")
+    words = page.add("CLIPTextEncode", 1, "What may change", clip=finder["CLIP"], text="dress")["CONDITIONING"]
+    found: dict[str, Any] = {"model": finder["MODEL"], "image": image, "conditioning": words}
+    mask = page.add("SAM3_Detect", 2, **found)["MASK"]
+    source, target = scene.prompt("Source prompt", PINK), scene.prompt("Target prompt", RED)
+    inverted = scene.invert(("INV_FixedPoint", {}), source, scene.encode(image))
+    given: dict[str, Any] = {"model": scene.model, "latent": inverted["LATENT"], "mask": mask}
+    edited = page.add(EDIT, 3, positive=target, **given)
+    after = scene.restore(image, scene.decode(edited["LATENT"]), mask)
+    page.add("SaveImage", -1, "Edited", images=after, filename_prefix="edit_words")
+    scene.show("May change (white)", page.add("MaskToImage", -2, mask=mask)["IMAGE"])
+    scene.compare(image, after)
+
+
+def video(scene: Scene) -> None:
+    page = scene.page
+    first = page.add("ImageFromBatch", 1, "The first frames", image=scene.images[0], batch_index=0, length=33)["IMAGE"]
+    sized: dict[str, Any] = {"upscale_method": "lanczos", "width": 832, "height": 480, "crop": "center"}
+    frames = page.add("ImageScale", 1, "Crop and scale", image=first, **sized)["IMAGE"]
+    source = scene.prompt("Source prompt", "a white cat walks on grass")
+    target = scene.prompt("Target prompt", "a black cat walks on grass")
+    inverted = scene.invert(("INV_FixedPoint", {"scheduler": "simple"}), source, scene.encode(frames))
+    edited = page.add(EDIT, 3, model=scene.model, positive=target, latent=inverted["LATENT"])
+    after = scene.restore(frames, scene.decode(edited["LATENT"]), edited["MASK"])
+    scene.show("Edited frames", after)
+    page.add("SaveWEBM", -1, "Edited video", images=after, filename_prefix="edit_wan", fps=16.0)
+    page.add("PreviewAny", 2, "Report", source=edited["STRING"])
 
 
 CLOWN = "clown face"  # one of those that training showed 20 times more seldom than others
@@ -365,6 +428,7 @@ TEMPLATES = [
 *target prompt* it gives the *edit*.
 4. White in *May change* is where the edit may change the picture. **strength** says how far the edit goes from \
 the source prompt to the target prompt.
+5. **Restore Original Background** puts the picture's own pixels back outside the white.
 
 Change the target prompt and press **Run** again: only the edit runs.
 
@@ -384,8 +448,8 @@ For your own picture open the template of your model: *sd15*, *sdxl*, *sdxl_turb
 
 {QUEUE}
 
-White in the **mask** is where the picture may change. The rest stays exactly as it is: here the left half. To soften \
-the border, connect **Edit Settings** and raise **feather** there.
+White in the **mask** is where the picture may change. The rest stays as it is, to the last pixel: here the left half. To \
+soften the border, connect **Edit Settings** and raise **feather** there.
 
 For your own picture use **Load Image**. Paint the mask with *Open in MaskEditor* from its menu, and connect its mask \
 output in place of the three mask nodes. Without a mask the edit finds by itself where the two prompts differ.""",
@@ -630,5 +694,137 @@ edit* makes the edit stronger, too. For *flux1-schnell* set **steps** to 4. It d
         ],
         pictures=[EXAMPLE],
         tried_on=("flow", "thumbs up light skin tone", "yellow", "victory hand light skin tone on yellow background"),
+    ),
+    Template(
+        "z_image",
+        f"""\
+# Edit a picture with Z-Image Turbo, in 8 steps
+
+**Invert Image (Fixed Point)** finds the noise from which the model draws your picture. {BACK}
+
+{yours(1024)} {MORE}""",
+        edit(
+            PINK,
+            RED,
+            ("INV_FixedPoint", {"steps": 8, "scheduler": "simple"}),
+            size=1024,
+            saved="edit_z_image",
+        ),
+        shows=("Original", "Edited"),
+        loaders=[
+            ("UNETLoader", {"unet_name": "z_image_turbo_bf16.safetensors"}),
+            ("CLIPLoader", {"clip_name": "qwen_3_4b.safetensors", "type": "lumina2"}),
+            ("VAELoader", {"vae_name": "ae.safetensors"}),
+        ],
+        pictures=[EXAMPLE],
+        tried_on=("flow", "sunflower", "blue", "sunflower on orange background"),
+    ),
+    Template(
+        "flux2",
+        f"""\
+# Edit a picture with Flux.2
+
+**Invert Image (Fixed Point)** finds the noise from which the model draws your picture. {BACK}
+
+{yours(1024)} {MORE} This is the small base model, *klein 4B*; other Flux.2 models take their own text encoder.""",
+        edit(PINK, RED, ("INV_FixedPoint", {"scheduler": "simple"}), strength=2.0, size=1024, saved="edit_flux2"),
+        shows=("Original", "Edited"),
+        loaders=[
+            ("UNETLoader", {"unet_name": "flux-2-klein-base-4b-fp8.safetensors"}),
+            ("CLIPLoader", {"clip_name": "qwen_3_4b.safetensors", "type": "flux2"}),
+            ("VAELoader", {"vae_name": "flux2-vae.safetensors"}),
+        ],
+        pictures=[EXAMPLE],
+        tried_on=("flow", "panda", "blue", "panda on red background"),
+    ),
+    Template(
+        "wan_video",
+        f"""\
+# Edit a short video with Wan
+
+**Invert Image (Fixed Point)** finds the noise from which the model draws your video. **Edit From Latent** draws it \
+again with the *target prompt*.
+
+{FILES}Choose your video in **Load Video**. Write in the *source prompt* what it shows. Write the same in the *target \
+prompt*, with the words changed that should change.
+
+**The first frames** takes 33 of them. Other numbers have to be one more than a multiple of 4. More frames need more \
+memory: the inversion keeps about three latents for each step.""",
+        video,
+        shows=("Edited frames",),
+        loaders=[
+            ("UNETLoader", {"unet_name": "wan2.1_t2v_1.3B_fp16.safetensors"}),
+            ("CLIPLoader", {"clip_name": "umt5_xxl_fp8_e4m3fn_scaled.safetensors", "type": "wan"}),
+            ("VAELoader", {"vae_name": "wan_2.1_vae.safetensors"}),
+        ],
+        pictures=[("LoadVideo", {"file": "video.mp4"})],
+        tried_on=("flow", "cat face", "blue", "cat face on green background"),
+    ),
+    Template(
+        "mask_from_words",
+        f"""\
+# The mask from words
+
+**SAM3 Detect** finds in the picture what *What may change* names. Only there the edit may change it. **Restore \
+Original Background** keeps every other pixel.
+
+{yours(1024)} Any SDXL checkpoint will do. The SAM 3 nodes came with ComfyUI after 0.3.75.""",
+        mask_from_words,
+        shows=("Original", "Edited"),
+        loaders=checkpoint("sd_xl_base_1.0.safetensors"),
+        pictures=[EXAMPLE],
+        tried_on=("eps", "red heart", "white", "yellow heart on white background"),
+        needs="SAM3_Detect",
+    ),
+    Template(
+        "app",
+        f"""\
+# As an app
+
+In App mode this shows the words, the picture and the edit, and nothing of the graph. {QUEUE} Versions of ComfyUI \
+without App mode show this graph.
+
+Choose a picture, write what it shows, and write what it should show. For your own picture open *app_sdxl*.""",
+        edit(
+            "red heart on blue background",
+            "green heart on blue background",
+            EASYINV,
+            titles=("Reconstruction", "Edit"),
+        ),
+        shows=("Original", "Edit"),
+        app=App(
+            (
+                ("INV_DemoPicture", "emoji", "picture"),
+                ("INV_DemoPicture", "background", "its background"),
+                ("Source prompt", "text", "what it shows"),
+                ("Target prompt", "text", "what it should show"),
+                ("Edit From Latent: new prompt", "strength", "how strongly to edit"),
+            ),
+            ("Edit", "Original"),
+        ),
+    ),
+    Template(
+        "app_sdxl",
+        f"""\
+# As an app, with SDXL
+
+In App mode this shows your picture, the words and the edit, and nothing of the graph. Versions of ComfyUI without App \
+mode show this graph.
+
+{yours(1024)} {MORE} Any SDXL checkpoint will do.""",
+        edit(PINK, RED, ("INV_FixedPoint", {}), strength=2.0, size=1024, saved="edit_app"),
+        shows=("Original", "Edited"),
+        loaders=checkpoint("sd_xl_base_1.0.safetensors"),
+        pictures=[EXAMPLE],
+        tried_on=("eps", "panda", "orange", "panda on blue background"),
+        app=App(
+            (
+                ("LoadImage", "image", "your picture"),
+                ("Source prompt", "text", "what it shows"),
+                ("Target prompt", "text", "what it should show"),
+                ("Edit From Latent: new prompt", "strength", "how strongly to edit"),
+            ),
+            ("Edited",),
+        ),
     ),
 ]

@@ -24,7 +24,7 @@ def thumbnail(template: Template, workflow: str, client: Client, base: Path) -> 
     lay_out(base, template)
     graph = api_graph(json.loads(workflow))
     by_title = stand_in(graph, template, client.object_info())
-    if not template.demo:
+    if "LoadImage" in by_title:
         source = {"images": [by_title["LoadImage"], 0]}
         graph["original"] = {"class_type": "PreviewImage", "inputs": source, "_meta": {"title": "Original"}}
         by_title["Original"] = "original"

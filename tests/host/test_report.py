@@ -92,6 +92,36 @@ def test_the_panels_are_the_pictures(bench: Bench, vae: Any, picture: Tensor) ->
     assert said == pytest.approx(decibels, abs=0.06)
 
 
+@pytest.mark.parametrize("of", ["mask", "latent"])
+def test_the_mask_is_an_outline_on_the_picture(flow: Bench, vae: Any, picture: Tensor, of: str) -> None:
+    """Within it and away from it the pixels are the picture's; the line runs around it."""
+    mask = torch.zeros(1, 64, 64)
+    mask[:, 16:48, 20:40] = 1
+    latent = flow.invert("EasyInv", steps=3)[0]
+    if of == "latent":
+        latent = {**latent, "noise_mask": mask}
+    drawn, _ = report(flow, vae, latent, image=picture, **({"mask": mask} if of == "mask" else {})).args
+    for column in (0, 1):
+        shown = panel(drawn, layout_of(flow, drawn, 320, 320, 1), 0, column)
+        white = (shown == 1).all(-1)
+        assert white[16 * SCALE - 3, 20 * SCALE : 40 * SCALE].all()
+        assert white[16 * SCALE : 48 * SCALE, 20 * SCALE - 3].all()
+    original = panel(drawn, layout_of(flow, drawn, 320, 320, 1), 0, 0)[::SCALE, ::SCALE]
+    for part in ((slice(16, 48), slice(20, 40)), (slice(0, 12), slice(0, 64))):
+        torch.testing.assert_close(original[part], picture[0][part], atol=ROUNDING, rtol=0)
+
+
+@pytest.mark.parametrize(("method", "grade"), [("FixedPoint", "good"), ("EasyInv", "fair")])
+def test_the_verdict_is_a_colour_and_a_sentence(flow: Bench, vae: Any, method: str, grade: str) -> None:
+    module, verdict = flow.pack.nodes.report_picture, flow.pack.inversion.verdict
+    drawn, text = report(flow, vae, flow.invert(method, steps=10)[0]).args
+    decibels = float(text.split("checked: ")[1].split(" dB")[0])
+    assert verdict.in_short([decibels])[0] == grade
+    colour = torch.tensor(module.COLOURS[grade]) / 255
+    assert torch.allclose(drawn[0, 2], colour, atol=ROUNDING)
+    assert len(set(module.COLOURS.values())) == 3
+
+
 @pytest.mark.parametrize(
     ("method", "inputs"),
     [
