@@ -448,8 +448,8 @@ For your own picture open the template of your model: *sd15*, *sdxl*, *sdxl_turb
 
 {QUEUE}
 
-White in the **mask** is where the picture may change. The rest stays as it is, to the last pixel: here the left half. To \
-soften the border, connect **Edit Settings** and raise **feather** there.
+White in the **mask** is where the picture may change. The rest stays as it is, to the last pixel: here the left \
+half. To soften the border, connect **Edit Settings** and raise **feather** there.
 
 For your own picture use **Load Image**. Paint the mask with *Open in MaskEditor* from its menu, and connect its mask \
 output in place of the three mask nodes. Without a mask the edit finds by itself where the two prompts differ.""",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from comfy_api.latest import io
 from graphs import defaults
+from host import REPOSITORY
 
 
 class Watched(dict):
@@ -35,14 +36,30 @@ def unread(node: Any, pack: types.ModuleType) -> set[str]:
     names = {part.id for part in ast.walk(code) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load)}
     left = {given.id for given in node.define_schema().inputs} - names
     row = getattr(node, "ROW", None)
-    if row is None or inspect.getfullargspec(function).varkw is None:
+    if inspect.getfullargspec(function).varkw is None:
         return left
+    if row is None:  # it makes settings of what it gets, whose fields somebody reads
+        return left - read_somewhere()
     for choices in settings_of(node):
         watched = Watched(choices)
         plan = pack.nodes.invert.Plan.of(row, watched, pack.nodes.demo.load("flow")[0])
         assert isinstance(plan.ancestral, bool)
         left -= watched.read
     return left
+
+
+def read_somewhere() -> set[str]:
+    """What the pack's code reads by name: attributes, and items of mappings."""
+    found = set()
+    for path in (REPOSITORY / "nodes").rglob("*.py"):
+        for part in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Load):
+                found.add(part.attr)
+            elif isinstance(part, ast.Subscript) and isinstance(part.slice, ast.Constant):
+                found.add(part.slice.value)
+            elif isinstance(part, ast.Call) and getattr(part.func, "attr", "") in ("get", "pop") and part.args:
+                found.add(getattr(part.args[0], "value", None))
+    return found
 
 
 def settings_of(node: Any) -> list[dict[str, Any]]:
