@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .page import GAP, TOP, Output, Page, identity
-from .stories import EASYINV, EDIT, WIDTHS, Scene
+from .stories import AFTER, BEFORE, EASYINV, EDIT, WIDTHS, Scene
 
 NAME = "Invert and Edit"
 DESCRIPTION = (
@@ -88,13 +88,13 @@ def blueprint(info: dict[str, Any]) -> str:
     mask = page.take("mask", "MASK", optional=True)
     scene = Scene(page, model, clip, vae, images=[image])
     # Examples, since older frontends do not say which box is which.
-    source = scene.prompt("Source prompt", page.take("source prompt", "STRING", "red heart on blue background"))
-    target = scene.prompt("Target prompt", page.take("target prompt", "STRING", "green heart on blue background"))
+    source = scene.prompt("Source prompt", page.take("source prompt", "STRING", BEFORE))
+    target = scene.prompt("Target prompt", page.take("target prompt", "STRING", AFTER))
     latent = scene.encode(scene.images[0])
     kind, _ = EASYINV
     inverted = scene.invert((kind, {"steps": page.take("steps", "INT", 20)}), source, latent)
     common: dict[str, Any] = {"model": scene.model, "latent": inverted["LATENT"]}
-    changed: dict[str, Any] = {"positive": target, "mask": mask, "strength": page.take("strength", "FLOAT", 1.0)}
+    changed: dict[str, Any] = {"positive": target, "mask": mask, "strength": page.take("strength", "FLOAT", 3.0)}
     same = page.add(EDIT, 3, "Edit From Latent: same prompt", positive=source, strength=1.0, **common)
     edited = page.add(EDIT, 3, "Edit From Latent: new prompt", **changed, **common)
     page.give("image", scene.decode(edited["LATENT"]))
