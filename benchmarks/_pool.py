@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
-MODELS = ("eps", "flow")
+MODELS = ("v-prediction", "flow")
 
 
 def for_each(work: Callable[[str], T], names: Sequence[str] = MODELS) -> list[T]:

@@ -27,7 +27,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "Fixed Point, euler_ancestral": ("FixedPoint", {"sampler": "euler_ancestral"}),
 }
 SETTINGS = [(steps, cfg) for steps in (4, 20) for cfg in (1.0, 3.0)]
-VERSIONS = ("eps", "flow")
+VERSIONS = ("v-prediction", "flow")
 
 
 def size(record: dict[str, Any]) -> int:
@@ -69,7 +69,7 @@ def main() -> None:
     head = ["method", "steps", "cfg", "size", "same prompt: full", "compact", "half", "edit: compact", "half"]
     for version in VERSIONS:
         bench = demo(pack, version)
-        lines += ["", f"## {version} demo model", "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+        lines += ["", f"## {version}", "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
         for label, (method, widgets) in METHODS.items():
             for steps, cfg in SETTINGS:
                 cells = [label, str(steps), f"{cfg:g}", *row(pack, bench, method, widgets, steps, cfg)]

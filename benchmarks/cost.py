@@ -42,7 +42,7 @@ import nodes
 Work = Callable[[], Any]
 
 TIME_BAR, MEMORY_BAR, IMPORT_BAR = 1.02, 1.05, 0.1  # ratio, ratio, seconds
-PIXELS = 64  # side of a demo picture
+PIXELS = 128  # side of a demo picture
 LARGE = 16  # times its pixels, for the memory
 
 

@@ -1,130 +1,176 @@
-"""The editing benchmark's questions and its judge: `python scripts/benchmark.py edit_cases` lists the cases.
+"""The editing benchmark's questions and their judge: `python scripts/benchmark.py edit_cases` lists them.
 
-A case asks for one of the demo's pictures, given another, so the right answer is known to the pixel. For the demo
-model a caption decides the whole picture, so it would do to draw what is asked for, whatever the source. Three cases in
-four therefore have a look that no caption speaks of and training never showed; source and truth both have it, so an
-edit has to take it over. Nothing here knows the host.
+A case is two scenes that differ in what the edit asks for and in nothing else, so the right answer is known to the
+pixel. The captions speak of what changes; where the object stands, how it is lit and what lies beside it they do not
+say, so an edit has to take that over from the source. Nothing here knows the host or the model.
+
+Two thirds of the cases are for tuning. The last third comes from a seed of its own that only a final run uses.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from itertools import product
-from operator import eq
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from demo import pictures
+from demo import scenes
+from demo.scenes import Scene
 
-Picture = tuple[str, str]
-"""(emoji, background)"""
-
-PER_KIND = 32
-CHANGES = ("background", "skin tone", "heart colour", "face", "skin tone + background", "heart colour + background")
-UNSEEN = "pair never trained"
-KINDS = (*CHANGES, UNSEEN)
-LOOKS = ("as trained", "shaded", "mirrored", "shifted")
-SHADE, SHIFT = 0.6, 2  # brightness at the right edge; pixels to the right and up
-SUBSET = 8  # every 8th case: 4 of each kind, one with each look
-
+KINDS = ("attribute", "wall", "replacement", "add", "remove")
+TUNING, FINAL = 55, 25  # cases of each kind
+SEEDS = {"tuning": 23, "final": 7919}
+QUICK = 4  # every 4th tuning case is the quick mode's
+EVERY_UNSEEN = 8  # one case in so many asks for an object on a wall that training never showed it with
 CAP = 60.0  # dB; nearer than this is nearer than the rounding to 8 bits
 LEAST_KEPT = 0.05  # share of a picture that has to stay for the metrics of what stays
+ALIKE = ("animal face", "face", "animal", "food", "thing")  # replaced by another of the same family
 
 
 @dataclass(frozen=True)
 class Case:
     kind: str
-    source: Picture
-    target: Picture
-    look: str = LOOKS[0]
+    source: Scene
+    target: Scene
+
+    @property
+    def unseen(self) -> bool:
+        """Whether training never showed the target's object on this wall."""
+        return scenes.held_out(self.target.thing, self.target.wall)
 
     def __str__(self) -> str:
-        return f"{pictures.caption(*self.source)} -> {pictures.caption(*self.target)}, {self.look}"
+        return f"{scenes.caption(self.source)} -> {scenes.caption(self.target)}"
 
 
-@cache
-def cases() -> list[Case]:
-    """All cases, kinds and looks in turns, so that every n-th case is a fair choice too.
-
-    Of each kind one half starts from a picture that training never showed. Where the target is such a picture, the case
-    is of the kind `UNSEEN`, which takes its share from every change. All are picked at even distances from a sorted
-    list.
-    """
-    kinds: dict[str, list[Case]] = {kind: [] for kind in KINDS}
-    for i, change in enumerate(CHANGES):
-        every = sorted(_candidates(change))
-        to_unseen = [pair for pair in every if pictures.held_out(*pair[1])]
-        seen = [pair for pair in every if not pictures.held_out(*pair[1])]
-        halves = [[pair for pair in seen if pictures.held_out(*pair[0]) == held_out] for held_out in (True, False)]
-        kinds[change] = [Case(change, *pair) for half in halves for pair in spread(half, PER_KIND // 2)]
-        share = (i + 1) * PER_KIND // len(CHANGES) - i * PER_KIND // len(CHANGES)
-        kinds[UNSEEN] += [Case(UNSEEN, *pair) for pair in spread(to_unseen, share)]
-    turns = enumerate(zip(*kinds.values(), strict=True))
-    return [replace(case, look=LOOKS[(i + i // SUBSET) % len(LOOKS)]) for i, turn in turns for case in turn]
+@lru_cache
+def cases(split: str = "tuning") -> list[Case]:
+    """The cases of a split, "tuning" (275) or "final" (125), kinds in turns, so that a stride is a fair choice too."""
+    count = {"tuning": TUNING, "final": FINAL}[split]
+    return [_case(kind, SEEDS[split] * 10_000 + i, i % EVERY_UNSEEN == 0) for i in range(count) for kind in KINDS]
 
 
-def spread(items: Sequence, count: int) -> list:
-    """`count` of the items at even distances."""
-    return [items[i * len(items) // count] for i in range(count)]
+def few() -> list[Case]:
+    """Ten tuning cases, two of each kind, for tables with many rows."""
+    return cases()[:10]
 
 
-def _candidates(change: str) -> Iterator[tuple[Picture, Picture]]:
-    """Every (source, target) that differs in just what `change` says."""
-    what, _, background = change.partition(" + ")
-    if what == "background":
-        emoji = [(name, name) for name in pictures.index()["names"]]
-    else:
-        known = [name for name in pictures.index()["names"] if _kin(name)[0] == what]
-        emoji = [(a, b) for a, b in product(known, repeat=2) if a != b and _kin(a) == _kin(b)]
-    for (a, b), (under_a, under_b) in product(emoji, product(pictures.COLOURS, repeat=2)):
-        if (under_a != under_b) == ("background" in (what, background)):
-            yield (a, under_a), (b, under_b)
+def quick() -> list[Case]:
+    """A fair quarter of the tuning cases: every kind, as evenly as can be."""
+    return [case for i, case in enumerate(cases()) if i // len(KINDS) % QUICK == 0]
 
 
-def _kin(name: str) -> tuple[str, str]:
-    """What an edit can turn the emoji into: others for which this is the same."""
-    words = name.split()
-    if words[-2:] == ["skin", "tone"]:
-        return "skin tone", " ".join(word for word in words[:-2] if word not in ("light", "medium", "dark"))
+def _case(kind: str, seed: int, unseen: bool) -> Case:
+    """A case by a seed; drawn again until the target is a pair that training showed, or one it did not."""
+    random = np.random.default_rng([seed, KINDS.index(kind)])
+    while True:
+        thing, other, hat, other_hat = _change(kind, random)
+        wall, other_wall = (str(name) for name in random.choice(list(scenes.WALLS), 2, replace=False))
+        if kind != "wall":
+            other_wall = wall
+        wanted = scenes.held_out(other, other_wall)
+        if wanted == unseen and (unseen or not scenes.held_out(thing, wall)):
+            break
+    source = scenes.scene(random, thing, wall, hat)
+    return Case(kind, source, replace(source, thing=other, wall=other_wall, hat=other_hat))
+
+
+def _change(kind: str, random: np.random.Generator) -> tuple[str, str, str, str]:
+    """The object and what it becomes, the hat and what it becomes."""
+    if kind in ("add", "remove"):
+        thing, hat = str(random.choice(scenes.wearers())), str(random.choice(scenes.named("hat")))
+        return (thing, thing, "", hat) if kind == "add" else (thing, thing, hat, "")
+    if kind == "wall":
+        thing = str(random.choice(scenes.things()))
+        return thing, thing, "", ""
+    if kind == "attribute":
+        family = str(random.choice(["heart", "skin"]))
+        thing = str(random.choice([name for name in scenes.things() if variants(name)[:1] == (family,)]))
+        others = [name for name in scenes.things() if name != thing and variants(name) == variants(thing)]
+        return thing, str(random.choice(others)), "", ""
+    thing = str(random.choice([name for name in scenes.things() if scenes.families()[name] in ALIKE]))
+    alike = [name for name in scenes.named(scenes.families()[thing]) if name != thing]
+    return thing, str(random.choice(alike)), "", ""
+
+
+def variants(thing: str) -> tuple[str, ...]:
+    """Objects that differ in an attribute have this in common: ("heart",), ("skin", "thumbs up"); others nothing."""
+    words = thing.split()
     if words[-1] == "heart":
-        return "heart colour", "heart"
-    return ("face", "face") if "face" in words else ("", name)
+        return ("heart",)
+    return ("skin", " ".join(words[:-2])) if words[-1] == "skin" else ()
 
 
-def picture(emoji: str, background: str, look: str) -> np.ndarray:
-    """One of the demo's pictures with a look, (64, 64, 3)."""
-    x = pictures.picture(emoji, background)
-    if look == "shaded":
-        return x * np.linspace(1, SHADE, pictures.SIZE, dtype=np.float32)[None, :, None]
-    if look == "mirrored":
-        return x[:, ::-1].copy()
-    if look == "shifted":  # what leaves is lost, what comes in is background
-        moved = np.empty_like(x)
-        moved[:] = np.array(pictures.COLOURS[background], dtype=np.float32) / 255
-        moved[:-SHIFT, SHIFT:] = x[SHIFT:, :-SHIFT]
-        return moved
-    return x
+def parts(thing: str) -> tuple[str, str]:
+    """An object and its attribute: ("heart", "red"), ("thumbs up", "tan skin"), ("fox", "")."""
+    words, of = thing.split(), variants(thing)
+    return (of[-1], " ".join(word for word in words if word not in of[-1].split())) if of else (thing, "")
+
+
+def pictures(described: Sequence[Scene]) -> Tensor:
+    """Scenes as the host's IMAGE, (B, 128, 128, 3) in [0, 1]."""
+    return torch.from_numpy(np.stack([scenes.picture(scene) for scene in described]))
 
 
 def sources(asked: Sequence[Case]) -> Tensor:
-    """The pictures to edit as the host's IMAGE, (B, 64, 64, 3) in [0, 1]."""
-    return torch.from_numpy(np.stack([picture(*case.source, case.look) for case in asked]))
+    return pictures([case.source for case in asked])
 
 
 def truths(asked: Sequence[Case]) -> Tensor:
-    """The right answers, like `sources`."""
-    return torch.from_numpy(np.stack([picture(*case.target, case.look) for case in asked]))
+    return pictures([case.target for case in asked])
 
 
 def changed(asked: Sequence[Case]) -> Tensor:
-    """Where source and truth differ, grown by a pixel, (B, 64, 64): 1 there, else 0."""
-    source, truth = sources(asked), truths(asked)
-    differs = ((source - truth).abs().amax(-1) > 2 / 255).float()
+    """Where source and truth differ, grown by a pixel, (B, 128, 128): 1 there, else 0."""
+    differs = ((sources(asked) - truths(asked)).abs().amax(-1) > 2 / 255).float()
     return functional.max_pool2d(differs.unsqueeze(1), 3, 1, 1).squeeze(1)
+
+
+def other_looks(scene: Scene) -> list[Scene]:
+    """The same object, hat and wall with a look that is wrong in one way."""
+    aside = 0.14 if scene.x < 0.5 else -0.14
+    return [
+        replace(scene, mirrored=not scene.mirrored),
+        replace(scene, x=scene.x + aside),
+        replace(scene, size=scene.size * (0.8 if scene.size > 0.65 else 1.25)),
+        replace(scene, horizon=scene.horizon + (0.12 if scene.horizon < 0.6 else -0.12)),
+        replace(scene, floor=0.7 if scene.floor > 1 else 1.35),
+        replace(scene, light=(-scene.light[0] or 0.2, -scene.light[1])),
+        replace(scene, props=() if scene.props else (scenes.Prop("star", (scene.x + 0.5) % 1, 0.95, 0.2, False),)),
+    ]
+
+
+def candidates(case: Case) -> list[Scene]:
+    """What a result is compared with: every object with the case's own look, on its walls, with its hats; every wall;
+    source and target with other looks."""
+    found: dict[Scene, None] = {}
+    for scene in (case.source, case.target):
+        can = scenes.wearers() if scene.hat else scenes.things()
+        found |= {replace(scene, thing=thing): None for thing in can}
+        found |= {replace(scene, wall=wall): None for wall in scenes.WALLS}
+        if scene.thing in scenes.wearers():
+            found |= {replace(scene, hat=hat): None for hat in ("", *scenes.named("hat"))}
+        found |= dict.fromkeys(other_looks(scene))
+    return list(found)
+
+
+@lru_cache(maxsize=512)
+def _gallery(case: Case) -> Tensor:
+    """The candidates as bytes at half the resolution, (N, 12288)."""
+    shown = pictures(candidates(case)).movedim(-1, 1)
+    return functional.avg_pool2d(shown, 2).mul(255).round().byte().flatten(1)
+
+
+def nearest(case: Case, edited: Tensor) -> Scene:
+    """The candidate with the least squared error to a picture (128, 128, 3), at half the resolution."""
+    small = functional.avg_pool2d(edited.movedim(-1, 0), 2).flatten() * 255
+    return candidates(case)[int((_gallery(case).float() - small).square().sum(1).argmin())]
+
+
+def _look(scene: Scene) -> Scene:
+    return replace(scene, thing="", wall="", hat="")
 
 
 def judge(asked: Sequence[Case], edited: Tensor, source: Tensor, truth: Tensor) -> dict[str, list[float]]:
@@ -132,8 +178,11 @@ def judge(asked: Sequence[Case], edited: Tensor, source: Tensor, truth: Tensor) 
 
     Arguments:
         asked: the cases.
-        edited: what came out, decoded, (B, 64, 64, 3).
+        edited: what came out, decoded, (B, 128, 128, 3).
         source, truth: their round trips through the codec, so that what the codec loses is not blamed on the edit.
+
+    "object", "attribute" (a heart's colour, a skin, a hat), "colour" (of the wall), "look" and "success" (all of them)
+    say whether the nearest candidate is the one asked for.
     """
     kept = (1 - changed(asked)).unsqueeze(-1)
     share = kept.mean((1, 2, 3))
@@ -142,50 +191,28 @@ def judge(asked: Sequence[Case], edited: Tensor, source: Tensor, truth: Tensor) 
     background = (error * weight).mean((1, 2, 3))
     # Inside the region the truth is put in, so that windows that reach into it see only what happened outside.
     outside = torch.lerp(truth, edited, kept)
-    found = zip(nearest(edited, [case.look for case in asked]), asked, strict=True)
-    right = [tuple(map(eq, answer, (*case.target, case.look))) for answer, case in found]
-    emoji, colour, look = ([float(value) for value in values] for values in zip(*right, strict=True))
+    small, small_source = (functional.avg_pool2d(x.movedim(-1, 1), 2).movedim(1, -1) for x in (edited, source))
     scores = {
         "background PSNR": decibels(background),
         "background SSIM": (ssim(outside, truth) * weight).mean((1, 2, 3)),
         "background MSE": background,
         "PSNR": decibels(error.mean((1, 2, 3))),
-        "structure": (self_similarity(edited) - self_similarity(source)).square().mean((1, 2)),
+        "structure": (self_similarity(small) - self_similarity(small_source)).square().mean((1, 2)),
+    }
+    pairs = [(nearest(case, picture), case.target) for case, picture in zip(asked, edited, strict=True)]
+    right = {
+        "object": [parts(a.thing)[0] == parts(b.thing)[0] for a, b in pairs],
+        "attribute": [(parts(a.thing)[1], a.hat) == (parts(b.thing)[1], b.hat) for a, b in pairs],
+        "colour": [a.wall == b.wall for a, b in pairs],
+        "look": [_look(a) == _look(b) for a, b in pairs],
+        "success": [a == b for a, b in pairs],
     }
     listed = {name: values.tolist() for name, values in scores.items()}
-    return listed | {"emoji": emoji, "colour": colour, "look": look, "success": [float(all(r)) for r in right]}
+    return listed | {name: [float(value) for value in values] for name, values in right.items()}
 
 
 def decibels(squared_error: Tensor) -> Tensor:
     return (-10 * squared_error.clamp(min=10 ** (-CAP / 10)).log10()).where(squared_error.isfinite(), torch.nan)
-
-
-@cache
-def _gallery(look: str) -> tuple[Tensor, Tensor]:
-    """Every picture with that look, (2464, 12288), and the squared norm of each."""
-    gallery = torch.from_numpy(np.stack([picture(*pair, look).ravel() for pair in pictures.pairs()]))
-    return gallery, gallery.square().sum(1)
-
-
-def distances(shown: Tensor, look: str) -> Tensor:
-    """The squared distances of pictures (B, 64, 64, 3) to each of `pictures.pairs()` with that look, (B, 2464)."""
-    gallery, squared = _gallery(look)
-    flat = shown.flatten(1)
-    return (squared - 2 * flat @ gallery.T + flat.square().sum(1, keepdim=True)).clamp(min=0)
-
-
-def nearest(edited: Tensor, looks: Sequence[str]) -> list[tuple[str, str, str]]:
-    """For each picture the emoji, background and look of the candidate with the least squared error.
-
-    Candidates are all 2464 pictures (308 emoji x 8 backgrounds) with the look of the case and all of them as trained.
-    """
-    found: list[tuple[float, tuple[str, str, str]]] = [(math.inf, ("", "", ""))] * len(edited)
-    for look in LOOKS:
-        members = [i for i, own in enumerate(looks) if look in (own, LOOKS[0])]
-        least, best = distances(edited[members], look).min(1)
-        for i, distance, k in zip(members, least.tolist(), best.tolist(), strict=True):
-            found[i] = min(found[i], (distance, (*pictures.pairs()[k], look)))
-    return [answer for _, answer in found]
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
@@ -221,8 +248,9 @@ def self_similarity(shown: Tensor) -> Tensor:
 
 
 def main() -> None:
-    for i, case in enumerate(cases()):
-        print(f"{i:3}  {case.kind:26} {case}")
+    for split in SEEDS:
+        for i, case in enumerate(cases(split)):
+            print(f"{split} {i:3}  {case.kind:12} {case}{'  (pair never trained)' if case.unseen else ''}")
 
 
 if __name__ == "__main__":

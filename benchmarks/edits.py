@@ -1,14 +1,20 @@
-"""How good are edits, and what do they cost? `python scripts/benchmark.py edits [--quick] [--model eps|flow|both]`
+"""How good are edits, and what do they cost? `python scripts/benchmark.py edits [--quick] [--model VERSION]`
 
-224 cases (`edit_cases.py`) on each demo model: a picture is inverted at cfg 1 with its own caption and comes down under
-the caption of the picture asked for, or goes through the host's own image to image. Metrics in the spirit of PIE-Bench
-(arXiv 2310.01506), but against the exact truth: how well the rest of the picture is kept, how near the whole is to the
-truth, how far the structure moved, and whether the nearest of all pictures is the one asked for. The rows that matter
-most run on all cases at 10 steps and cfg 1, all rows on every 8th case, and four rows at four other settings too.
+A case (`edit_cases.py`) is a scene and the same scene edited. On each version of the demo model a picture is inverted
+at cfg 1 with its own caption and comes down under the caption of the picture asked for, or goes through the host's own
+image to image, or through FlowEdit. Metrics in the spirit of PIE-Bench (arXiv 2310.01506), but against the exact truth:
+how well the rest of the picture is kept, how near the whole is to the truth, how far the structure moved, and whether
+the nearest of all candidate pictures is the one asked for. All rows run on the 125 held-out cases, which `--quick`
+never sees; the default runs on the 275 tuning cases too, and some rows on 75 of the held-out cases at other settings.
 
-Each model gets a process with one thread. What is finished is in `output/edits-MODEL.json`; `--resume` runs only the
-rows that are not there yet, `--tables` none. Writes `docs/edits-tables.md` and `docs/edits.png`. With `--quick` (every
-8th case, one setting) everything goes to `output/quick/`.
+Each version gets a process with one thread. What is finished is in `output/edits-VERSION.json`; `--resume` runs only
+the rows that are not there yet, `--tables` none. Writes `docs/edits-tables.md` and `docs/edits.png`.
+
+To tune: `--quick` takes every 4th tuning case, one setting and the rows that matter most, and writes to
+`output/quick/`. `--try '{"background": 0.5}'` adds a row with these inputs of Edit From Latent and Edit Settings; in it
+"source" as the value of an input is the source's caption, "empty" the empty prompt, "region" where source and truth
+differ. `--only TEXT` runs the rows whose label has TEXT in it, `--steps` and `--cfg` choose the setting, `--weights
+FOLDER` the model's weights.
 """
 
 import argparse
@@ -18,7 +24,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,19 +38,20 @@ import inprocess
 inprocess.boot(None, "--use-pytorch-cross-attention")  # faster than the host's default on CPUs
 import comfy.model_management
 import comfy.utils
+import edit_cases
 import graphs
 import numpy as np
 import torch
 from _pool import MODELS, for_each
 from comfyui_version import __version__ as host_version
-from edit_cases import CAP, KINDS, LEAST_KEPT, LOOKS, SUBSET, Case, cases, changed, judge, sources, truths
+from edit_cases import CAP, KINDS, LEAST_KEPT, Case, cases, changed, judge, sources, truths
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 import nodes
-from demo import pictures
+from demo import scenes
 
-BATCH = 32
+BATCH = 25
 
 
 @dataclass(frozen=True)
@@ -56,8 +63,9 @@ class Setting:
         return f"{self.steps} steps, cfg {self.cfg:g}"
 
 
-MAIN = Setting(10, 1.0)
-SETTINGS = [Setting(4, 1.0), MAIN, Setting(10, 1.5), Setting(10, 3.0), Setting(20, 1.0)]
+MAIN = Setting(10, 3.0)
+SETTINGS = [MAIN, Setting(10, 1.0), Setting(20, 3.0)]
+FEW = 75  # of the held-out cases, for the other settings
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ class Batch:
         cases: the cases.
         seed: of the noise, for rows that start from noise.
         truth: the targets' latents.
-        region: where sources and truths differ, a MASK (B, 64, 64).
+        region: where sources and truths differ, a MASK (B, 128, 128).
         evaluations: the model's counter.
     """
 
@@ -132,110 +140,113 @@ class Row:
         edit: what it runs.
         role: reference: no edit. baseline: what the others are held against. told: it knows the region that truly
             changes.
-        per_step: network evaluations per step, beside the inversion's, for the estimate of the time.
+        per_step: network evaluations per step at cfg 1, beside the inversion's, for the estimate of the time.
         method: the inversion it starts from; "" for none.
-        needs: inputs that Edit From Latent has to have.
-        everywhere: whether it runs at all settings, not only at the main one.
-        every_case: whether it runs on all cases at the main setting, not only on every 8th.
+        everywhere: whether it runs at all settings, on `FEW` held-out cases, not only at the main one.
+        quick: whether `--quick` runs it.
+        tuning: whether it runs on the tuning cases, too.
     """
 
     label: str
     edit: Edit
     role: Role = "edit"
-    per_step: float = 2
+    per_step: float = 1
     method: str = ""
-    needs: frozenset[str] = frozenset()
     everywhere: bool = False
-    every_case: bool = False
+    quick: bool = False
+    tuning: bool = False
 
 
 PLAIN = "DDIM, plain"
-REGION = "in a row's inputs: the region that truly changes"
+REGION, SOURCE, EMPTY = "region", "source", "empty"
+TUNING = "tuning cases"
 
 
-def from_latent(method: str, way: str, inputs: dict[str, Any] | None) -> Row:
-    """A row through Edit From Latent: `inputs` over its defaults, or without the inversion's record if None."""
+def from_latent(method: str, way: str, inputs: dict[str, Any] | None, **flags: bool) -> Row:
+    """A row through Edit From Latent: `inputs`, those of Edit Settings too, over the defaults.
+
+    The setting's guidance is the edit's strength. None for `inputs` takes the inverted latent without its record; then
+    the guidance is from an empty negative prompt.
+    """
 
     def edit(batch: Batch, setting: Setting) -> Tensor:
         bench = batch.bench
         latent, sigmas, _ = batch.inverted(method, setting.steps)
-        plain = {"latent": {"samples": latent["samples"]}, "sigmas": sigmas}
-        source = plain if inputs is None else {"latent": latent}
-        prompts = {"positive": bench.other, "negative": bench.negative, "cfg": setting.cfg}
-        given = {name: batch.region if value is REGION else value for name, value in (inputs or {}).items()}
-        return bench.edit(**source | prompts | given)[0]["samples"]
+        if inputs is None:
+            plain = {"negative": bench.negative, "cfg": setting.cfg, "sigmas": sigmas}
+            return bench.edit(positive=bench.other, latent={"samples": latent["samples"]}, **plain)[0]["samples"]
+        special = {REGION: batch.region, SOURCE: bench.positive, EMPTY: bench.negative}
+        named = {name: special.get(value, value) for name, value in inputs.items()}
+        return bench.edit(**{"positive": bench.other, "latent": latent, "strength": setting.cfg} | named)[0]["samples"]
 
     label, told = f"{method}, {way}", REGION in (inputs or {}).values()
     role: Role = "told" if told else "baseline" if label == PLAIN else "edit"
-    per_step = 2 + 2 * (inputs or {}).get("structure", 0)  # of a borrowing step the source is evaluated too
-    return Row(label, edit, role, per_step, method, frozenset(inputs or {}), label in EVERYWHERE, label in EVERY_CASE)
+    return Row(label, edit, role, 1, method, **flags)
 
 
-def img2img(denoise: float) -> Row:
+def img2img(denoise: float, **flags: bool) -> Row:
     """A row through the host's KSampler."""
 
     def edit(batch: Batch, setting: Setting) -> Tensor:
         b, sampler = batch.bench, (batch.seed, setting.steps, setting.cfg, "euler", "normal")
         return nodes.KSampler().sample(b.model, *sampler, b.other, b.negative, b.latent, denoise)[0]["samples"]
 
-    label = f"img2img, denoise {denoise:g}"
-    return Row(label, edit, "baseline", everywhere=label in EVERYWHERE, every_case=label in EVERY_CASE)
+    return Row(f"img2img, denoise {denoise:g}", edit, "baseline", **flags)
 
 
-def flow_edit(batch: Batch, setting: Setting) -> Tensor:
-    """The node's defaults, at the setting's steps and cfg; of the source's guidance no more than that."""
-    b, node = batch.bench, batch.bench.pack.nodes.flow_edit.FlowEdit
-    prompts = {"positive": b.other, "source_positive": b.positive, "negative": b.negative}
-    given = {"model": b.model, "latent": b.latent, "steps": setting.steps, "cfg": setting.cfg, "seed": batch.seed}
-    given["source_cfg"] = min(1.5, setting.cfg)
-    return node.execute(**graphs.defaults(node) | prompts | given).args[0]["samples"]
+def flow_edit(denoise: float, source_cfg: float, **flags: bool) -> Row:
+    """A row through Edit Without Inversion, the target at the setting's cfg and the source at no more than that."""
+
+    def edit(batch: Batch, setting: Setting) -> Tensor:
+        b, node = batch.bench, batch.bench.pack.nodes.flow_edit.FlowEdit
+        prompts = {"positive": b.other, "source_positive": b.positive, "negative": b.negative}
+        given = {"model": b.model, "latent": b.latent, "steps": setting.steps, "cfg": setting.cfg, "seed": batch.seed}
+        given |= {"source_cfg": min(source_cfg, setting.cfg), "denoise": denoise}
+        return node.execute(**graphs.defaults(node) | prompts | given).args[0]["samples"]
+
+    return Row(f"FlowEdit, denoise {denoise:g}, source cfg {source_cfg:g}", edit, per_step=2, **flags)
 
 
-WAYS: dict[str, dict[str, Any] | None] = {
-    "plain": None,
-    "default": {},
-    "anchored": {"anchor": 1.0, "anchor_end": 1.0, "background": 0.0, "structure": 0.0},
-    "structure": {"structure": 0.5},
-    "masked": {"mask": REGION},
-}
-EVERYWHERE = {"img2img, denoise 0.7", PLAIN, "DDIM, default", "FlowEdit"}
-EVERY_CASE = {"img2img, denoise 0.5", PLAIN, "DDIM, default", "EasyInv, default", "FlowEdit"}
 ROWS = [
-    Row("no edit", lambda batch, _: batch.bench.latent["samples"], "reference", 0, every_case=True),
-    Row("truth, through the codec", lambda batch, _: batch.truth, "reference", 0, every_case=True),
-    *map(img2img, (0.4, 0.5, 0.7, 0.9)),
-    *(from_latent(method, way, inputs) for method in INVERSIONS for way, inputs in WAYS.items()),
-    *(from_latent("DDIM", f"preserve {preserve:g}", {"preserve": preserve}) for preserve in (0.5, 1.0)),
-    *(from_latent("DDIM", f"default, {name}", {"sampler": name}) for name in ("dpmpp_2m", "er_sde", "heun")),
-    Row("FlowEdit", flow_edit, per_step=2, everywhere=True, every_case=True),
+    Row("no edit", lambda batch, _: batch.bench.latent["samples"], "reference", 0, quick=True),
+    Row("truth, through the codec", lambda batch, _: batch.truth, "reference", 0, quick=True),
+    img2img(0.4),
+    img2img(0.5),
+    img2img(0.7, quick=True, everywhere=True),
+    img2img(0.9),
+    from_latent("DDIM", "plain", None, quick=True),
+    from_latent("DDIM", "default", {}, quick=True, everywhere=True, tuning=True),
+    from_latent("DDIM", "strength 1", {"strength": 1.0}, quick=True),
+    from_latent("DDIM", "cfg 3 for strength", {"strength": 1.0, "cfg": 3.0, "negative": EMPTY}, quick=True),
+    from_latent("DDIM", "background 0", {"background": 0.0}),
+    from_latent("EasyInv", "default", {}),
+    from_latent("Guided NR", "default", {}),
+    from_latent("Fixed Point", "default", {}),
+    flow_edit(0.7, 1.0),
+    flow_edit(0.85, 1.5, quick=True, everywhere=True),
+    flow_edit(0.85, 1.0),
+    from_latent("DDIM", "default, told the region", {"mask": REGION}, quick=True),
 ]
-SHOWN = (PLAIN, "DDIM, default", "Fixed Point, default", "Fixed Point, structure", "Fixed Point, masked", "FlowEdit")
-EDITS_SHOWN = 24
+SHOWN = (PLAIN, "DDIM, default", "FlowEdit, denoise 0.85, source cfg 1.5", "DDIM, default, told the region")
+EDITS_SHOWN = 20
 
 
 class Lab:
-    """A demo model and what it takes to run rows on it."""
+    """A version of the demo model and what it takes to run rows on it."""
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, weights: Path | None = None) -> None:
         self.pack = inprocess.load_pack()
-        self.model, self.clip, self.vae = self.pack.nodes.demo.load(version)
+        where = {"folder": weights} if weights else {}
+        self.model, self.clip, self.vae = self.pack.nodes.demo.load(version, **where)
         comfy.model_management.load_models_gpu([self.model])
         self.evaluations = Counter(self.model.model.diffusion_model)
 
-    def rows(self) -> list[Row]:
-        """Those that can run; says why the others cannot."""
-        known = {given.id for given in self.pack.nodes.edit.EditFromLatent.define_schema().inputs}
-        for row in ROWS:
-            if missing := row.needs - known:
-                print(f"Left out: {row.label}. Edit From Latent has no {', '.join(sorted(missing))}.", flush=True)
-        return [row for row in ROWS if row.needs <= known]
-
-    def batches(self, asked: list[Case]) -> list[Batch]:
-        return [self._batch(asked[i : i + BATCH], i // BATCH) for i in range(0, len(asked), BATCH)]
+    def batches(self, asked: Sequence[Case]) -> list[Batch]:
+        return [self._batch(list(asked[i : i + BATCH]), i // BATCH) for i in range(0, len(asked), BATCH)]
 
     def _batch(self, asked: list[Case], seed: int) -> Batch:
-        wanted = [case.source for case in asked], [case.target for case in asked]
-        positive, other = (self._prompt([pictures.caption(*pair) for pair in pairs]) for pairs in wanted)
+        positive = self._prompt([scenes.caption(case.source) for case in asked])
+        other = self._prompt([scenes.caption(case.target) for case in asked])
         latent, truth = {"samples": self.vae.encode(sources(asked))}, self.vae.encode(truths(asked))
         bench = graphs.Bench(self.pack, self.model, positive, other, self._prompt([""]), latent)
         return Batch(bench, asked, seed, truth, changed(asked), self.evaluations)
@@ -247,7 +258,7 @@ class Lab:
 
     def run(self, row: Row, batches: list[Batch], setting: Setting) -> tuple[dict[str, Any], Tensor]:
         """What the tables need of a row, and its pictures."""
-        spent, parts, shown = 0, [], []
+        spent, found, shown = 0, [], []
         for batch in batches:
             spent += batch.inverted(row.method, setting.steps)[2] if row.method else 0
             before = self.evaluations.count
@@ -255,30 +266,19 @@ class Lab:
             spent += self.evaluations.count - before
             latents = edited, batch.bench.latent["samples"], batch.truth
             edited, source, truth = (self.vae.decode(samples) for samples in latents)
-            parts.append(judge(batch.cases, edited, source, truth))
+            found.append(judge(batch.cases, edited, source, truth))
             shown.append(edited)
-        scores = {name: [value for part in parts for value in part[name]] for name in parts[0]}
+        scores = {name: [value for part in found for value in part[name]] for name in found[0]}
         return {"evaluations": spent / len(scores["success"]), "scores": scores}, torch.cat(shown)
 
     def pace(self, batch: Batch) -> float:
         """Seconds for one network evaluation of one picture; the first run warms up."""
         edit, seconds = img2img(0.5).edit, math.inf
-        for _ in range(3):
+        for _ in range(2):
             before, started = self.evaluations.count, time.perf_counter()
             edit(batch, Setting(1, 3.0))
             seconds = min(seconds, (time.perf_counter() - started) / (self.evaluations.count - before))
         return seconds
-
-
-def planned(jobs: list["Job"]) -> float:
-    """About how many network evaluations the jobs take; settings of equal steps and cases share their inversions."""
-    edits = sum(row.per_step * job.setting.steps * len(job.asked) for job in jobs for row in job.rows)
-    shared = {(row.method, job.setting.steps, len(job.asked)) for job in jobs for row in job.rows if row.method}
-    return edits + sum(INVERSIONS[method].per_step * steps * count for method, steps, count in shared)
-
-
-def stored(version: str, quick: bool, ending: str) -> Path:
-    return REPOSITORY / "output" / ("quick" if quick else "") / f"edits-{version}.{ending}"
 
 
 @dataclass
@@ -286,60 +286,101 @@ class Job:
     """Rows to run on some cases at one setting."""
 
     setting: Setting
-    asked: list[Case]
+    asked: Sequence[Case]
     rows: list[Row]
+    kept_as: str = ""
+
+    @property
+    def name(self) -> str:
+        """What its results are stored under."""
+        return self.kept_as or str(self.setting)
+
+    def evaluations(self) -> float:
+        """About how many network evaluations of a picture it takes."""
+        guided = 1 if self.setting.cfg == 1 else 2
+        each = sum(row.per_step * guided for row in self.rows)
+        each += sum(INVERSIONS[method].per_step for method in {row.method for row in self.rows if row.method})
+        return each * self.setting.steps * len(self.asked)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run, and where its results go.
+
+    Arguments:
+        quick: a quarter of the tuning cases, one setting, few rows.
+        setting: the main one.
+        weights: a folder with the model's weights; None for those of the pack.
+        only: rows whose label has one of these in it; all if empty.
+        tried: inputs of Edit From Latent and Edit Settings as JSON, a row for each.
+        resume: keep the rows that are finished.
+    """
+
+    quick: bool
+    setting: Setting = MAIN
+    weights: Path | None = None
+    only: tuple[str, ...] = ()
+    tried: tuple[str, ...] = ()
+    resume: bool = False
+
+    def rows(self) -> list[Row]:
+        chosen = [row for row in ROWS if row.quick or not self.quick or self.only]
+        chosen = [row for row in chosen if not self.only or any(text in row.label for text in self.only)]
+        return chosen + [from_latent("DDIM", text, json.loads(text)) for text in self.tried]
+
+    def jobs(self) -> list[Job]:
+        if self.quick:
+            return [Job(self.setting, edit_cases.quick(), self.rows())]
+        others = [setting for setting in SETTINGS if setting != self.setting]
+        everywhere = [row for row in self.rows() if row.everywhere]
+        tuned = [row for row in self.rows() if row.tuning]
+        jobs = [Job(setting, cases("final")[:FEW], everywhere) for setting in others]
+        return [Job(self.setting, cases("final"), self.rows()), Job(self.setting, cases(), tuned, TUNING), *jobs]
+
+    def stored(self, version: str, ending: str) -> Path:
+        return REPOSITORY / "output" / ("quick" if self.quick else "") / f"edits-{version}.{ending}"
 
 
 @torch.inference_mode()
-def measure(version: str, quick: bool, resume: bool) -> None:
+def measure(version: str, plan: Plan) -> None:
     """Run one model's rows and store what there is after each."""
     comfy.utils.set_progress_bar_enabled(False)
-    path, sheet = stored(version, quick, "json"), stored(version, quick, "npz")
+    path, sheet = plan.stored(version, "json"), plan.stored(version, "npz")
     path.parent.mkdir(parents=True, exist_ok=True)
-    resume = resume and path.exists() and sheet.exists()
+    resume = plan.resume and path.exists() and sheet.exists()
     results = json.loads(path.read_text(encoding="utf-8"))["results"] if resume else {}
     shown = dict(np.load(sheet)) if resume else {}
     made = {"date": str(datetime.date.today()), "torch": torch.__version__, "host": host_version}
 
-    lab = Lab(version)
-    runnable, few = lab.rows(), cases()[::SUBSET]
-    jobs = [Job(MAIN, few, [row for row in runnable if quick or not row.every_case])]
-    if not quick:
-        jobs.insert(0, Job(MAIN, cases(), [row for row in runnable if row.every_case]))
-        others = [setting for setting in SETTINGS if setting != MAIN]
-        jobs += [Job(setting, few, [row for row in runnable if row.everywhere]) for setting in others]
+    lab, jobs = Lab(version, plan.weights), plan.jobs()
     for job in jobs:
-        finished = results.setdefault(str(job.setting), {})
+        finished = results.setdefault(job.name, {})
         job.rows = [row for row in job.rows if row.label not in finished]
-    subset, total = lab.batches(few), planned(jobs)
-    pace = lab.pace(subset[0])
+    pace, total = lab.pace(lab.batches(jobs[0].asked[:BATCH])[0]), sum(job.evaluations() for job in jobs)
     cost = f"{total:.0f} network evaluations of a picture, {1000 * pace:.1f} ms each"
-    print(f"{version:4}  {cost}: about {total * pace / 60:.0f} minutes", flush=True)
-
-    started, before = time.perf_counter(), lab.evaluations.count
+    print(f"{version}  {cost}: about {total * pace / 60:.0f} minutes and the judge's", flush=True)
     for job in jobs:
-        batches = subset if job.asked is few else lab.batches(job.asked)
+        batches = lab.batches(job.asked) if job.rows else []
         for row in job.rows:
+            started = time.perf_counter()
             result, edited = lab.run(row, batches, job.setting)
-            results[str(job.setting)][row.label] = result
-            if job.setting == MAIN:
-                stride = SUBSET if len(edited) == len(cases()) else 1
-                shown[row.label] = edited[::stride][:EDITS_SHOWN].mul(255).round().byte().numpy()
+            results[job.name][row.label] = result
+            if job.name == str(plan.setting):
+                shown[row.label] = edited[:EDITS_SHOWN].mul(255).round().clamp(0, 255).byte().numpy()
                 np.savez_compressed(sheet, **shown)
             path.write_text(json.dumps({"made": made, "results": results}), encoding="utf-8")
-            done = lab.evaluations.count - before
-            left = max(0, total - done) * ((time.perf_counter() - started) / done if done else pace) / 60
             figures = "  ".join(f"{name} {cell}" for name, cell in zip(HEADERS, cells(result), strict=True))
-            print(f"{version:4}  {job.setting!s:17} {row.label:24}  {figures}  ({left:.0f} min left)", flush=True)
+            took = f"{time.perf_counter() - started:.0f} s"
+            print(f"{version}  {job.name:16} {row.label:38}  {figures}  ({took})", flush=True)
 
 
 COLUMNS = {
     "background PSNR": (1, ".1f"),
     "background SSIM": (1, ".3f"),
-    "background MSE": (1e4, ".1f"),
-    "PSNR": (1, ".1f"),
     "structure": (1e3, ".1f"),
-    "emoji": (100, ".0f"),
+    "PSNR": (1, ".1f"),
+    "object": (100, ".0f"),
+    "attribute": (100, ".0f"),
     "colour": (100, ".0f"),
     "look": (100, ".0f"),
     "success": (100, ".1f"),
@@ -355,10 +396,19 @@ def mean(values: Iterable[float]) -> float:
     return statistics.fmean([value for value in values if not math.isnan(value)] or [math.nan])
 
 
+def error(values: Iterable[float]) -> float:
+    """The standard error of the mean."""
+    known = [value for value in values if not math.isnan(value)]
+    return statistics.stdev(known) / math.sqrt(len(known)) if len(known) > 1 else math.nan
+
+
 def cells(result: dict[str, Any]) -> list[str]:
-    """A row's figures, in the order of HEADERS."""
-    figures = [format(scale * mean(result["scores"][name]), form) for name, (scale, form) in COLUMNS.items()]
-    return [f"{result['evaluations']:.0f}", *figures]
+    """A row's figures with their standard errors, in the order of HEADERS."""
+    figures = [f"{result['evaluations']:.0f}"]
+    for name, (scale, form) in COLUMNS.items():
+        values = [scale * value for value in result["scores"][name]]
+        figures.append(f"{mean(values):{form}} ±{error(values):{form}}")
+    return figures
 
 
 def table(headers: Iterable[str], lines: Iterable[list[str]]) -> list[str]:
@@ -366,57 +416,43 @@ def table(headers: Iterable[str], lines: Iterable[list[str]]) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in (headers, ["---"] * len(headers), *lines)] + [""]
 
 
-def on_few(result: dict[str, Any]) -> dict[str, Any]:
-    """A row's result on every 8th case."""
-    if len(result["scores"]["success"]) < len(cases()):
-        return result
-    return result | {"scores": {name: values[::SUBSET] for name, values in result["scores"].items()}}
+def main_tables(results: Results, tuned: Results, quick: bool) -> list[str]:
+    """All figures at the main setting, and the successes by kind of case."""
+    asked, what = (edit_cases.quick(), "tuning") if quick else (cases("final"), "held-out")
+    lines = [f"{len(asked)} {what} cases:", ""]
+    lines += table(["", *HEADERS], [[label, *cells(result)] for label, result in results.items()])
+    if tuned:
+        lines += [f"The {len(cases())} tuning cases:", ""]
+        lines += table(["", *HEADERS], [[label, *cells(result)] for label, result in tuned.items()])
+    groups = [[label, *by_kind(result, asked)] for label, result in results.items()]
+    lines += [f"Success in % of the {what} cases, by what changes:", ""]
+    return [*lines, *table(["", *KINDS, "pair never trained"], groups)]
 
 
-def main_tables(results: Results, quick: bool) -> list[str]:
-    """All figures at the main setting, and the successes by kind of case: on all cases, then all rows on every 8th."""
-    present = [row for row in ROWS if row.label in results]
-    few = {label: on_few(result) for label, result in results.items()}
-    lines = [] if quick else main_table([row for row in present if row.every_case], results, cases())
-    return lines + main_table(present, few, cases()[::SUBSET])
-
-
-def main_table(rows: list[Row], results: Results, asked: list[Case]) -> list[str]:
-    shown = {row.label: row.label + " (told the region)" * (row.role == "told") for row in rows}
-    kinds, looks = [case.kind for case in asked], [case.look for case in asked]
-    figures = [[shown[label], *cells(results[label])] for label in shown]
-    groups = [
-        [shown[label], *by_group(results[label], KINDS, kinds), *by_group(results[label], LOOKS, looks)]
-        for label in shown
-    ]
-    lines = [f"{len(asked)} cases:", "", *table(["", *HEADERS], figures)]
-    return [*lines, "Success in % by what changes, and by look:", "", *table(["", *KINDS, *LOOKS], groups)]
-
-
-def by_group(result: dict[str, Any], names: Iterable[str], of: list[str]) -> list[str]:
-    """The share of successes in each group of cases; `of` names the group of every case."""
-    mine = list(zip(result["scores"]["success"], of, strict=True))
-    return [f"{100 * mean(value for value, group in mine if group == name):.0f}" for name in names]
+def by_kind(result: dict[str, Any], asked: Sequence[Case]) -> list[str]:
+    """The share of successes in each kind of case, and in those whose target training never showed."""
+    mine = list(zip(result["scores"]["success"], asked, strict=True))
+    shares = [mean(value for value, case in mine if case.kind == kind) for kind in KINDS]
+    shares.append(mean(value for value, case in mine if case.unseen))
+    return [f"{100 * share:.0f}" for share in shares]
 
 
 def settings_table(everything: dict[str, Results]) -> list[str]:
-    """Success and background PSNR of every 8th case at every setting."""
+    """Success and background PSNR of some held-out cases at every setting."""
 
     def cell(label: str, setting: Setting) -> str:
         result = everything.get(str(setting), {}).get(label)
         if result is None:
             return ""
-        success, background = (mean(on_few(result)["scores"][name]) for name in ("success", "background PSNR"))
-        return f"{100 * success:.0f} / {background:.1f}"
+        success, kept = (mean(result["scores"][name][:FEW]) for name in ("success", "background PSNR"))
+        return f"{100 * success:.0f} / {kept:.1f}"
 
     labels = [row.label for row in ROWS if row.everywhere and any(row.label in rows for rows in everything.values())]
     return table(["", *map(str, SETTINGS)], [[label, *(cell(label, s) for s in SETTINGS)] for label in labels])
 
 
 def beats(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
-    """On background PSNR and on success at once, on the cases that both ran on."""
-    if len(ours["scores"]["success"]) != len(theirs["scores"]["success"]):
-        ours, theirs = on_few(ours), on_few(theirs)
+    """On background PSNR and on success at once."""
     pairs = [[mean(result["scores"][name]) for result in (ours, theirs)] for name in ("background PSNR", "success")]
     return all(a > b for a, b in pairs)
 
@@ -429,96 +465,94 @@ def verdict(found: dict[str, Results]) -> list[str]:
     for row in rows:
         if row.role in ("edit", "told"):
             wins = [[v for v, results in found.items() if beats(results[row.label], results[b])] for b in baselines]
-            told = " (told the region)" if row.role == "told" else ""
             verdict = "yes" if all(len(won) == len(found) for won in wins) else "no"
-            lines.append([row.label + told, *(", ".join(won) or "-" for won in wins), verdict])
+            lines.append([row.label, *(", ".join(won) or "-" for won in wins), verdict])
     return table(["", *baselines, "all of them"], lines)
 
 
-def write_tables(quick: bool) -> None:
+def write_tables(plan: Plan) -> None:
     """The documents, from what is stored."""
-    loaded = {v: json.loads(stored(v, quick, "json").read_text()) for v in MODELS if stored(v, quick, "json").exists()}
+    loaded = {v: json.loads(plan.stored(v, "json").read_text()) for v in MODELS if plan.stored(v, "json").exists()}
     if not loaded:
-        raise SystemExit(
-            f"Nothing to make tables of: there is no {stored('MODEL', quick, 'json')}. Run without --tables."
-        )
-    found = {version: results["results"][str(MAIN)] for version, results in loaded.items()}
-    count = len(cases()[:: SUBSET if quick else 1])
-    made = sorted(
+        raise SystemExit(f"Nothing to make tables of: there is no {plan.stored('VERSION', 'json')}.")
+    found = {v: results["results"].get(str(plan.setting), {}) for v, results in loaded.items()}
+    found = {v: results for v, results in found.items() if results}
+    of = sorted(
         {f"on {m['date']}, torch {m['torch']}, ComfyUI {m['host']}" for m in (r["made"] for r in loaded.values())}
     )
     conclusion = verdict(found)
     lines = [
-        f"Made by `python scripts/benchmark.py edits{' --quick' * quick}` {'; '.join(made)}, CPU.",
+        f"Made by `python scripts/benchmark.py edits{' --quick' * plan.quick}` {'; '.join(of)}, CPU.",
         "",
-        f"{count} edits with a known right answer on each model at {MAIN}, inverted at cfg 1. Everything is decoded; "
-        "pictures are compared with the codec's round trip of the truth (success: with the pictures themselves). A "
-        f"quarter of the cases are pictures as trained; in the others source and truth are {', '.join(LOOKS[1:])}, "
-        "which no caption says and training never showed, so the edit has to take it over. Means over cases.",
+        "Edits with a known right answer on each version of the demo model, inverted at cfg 1 with the source's "
+        "caption. Source and truth differ in what the edit asks for and in nothing else. Everything is decoded; "
+        "pictures are compared with the codec's round trip of the truth (success: with the pictures themselves). Means "
+        "over cases, each with its standard error.",
         "",
-        "- (told the region): knows which region truly changes, so an upper bound",
+        "- held-out cases: no setting was chosen by them. Tuning cases: the others",
+        "- told the region: knows which region truly changes, so an upper bound",
+        "- cfg: of image to image, plain sampling and FlowEdit. For Edit From Latent it is the strength",
         "- evaluations: of the network, for one edit; a step at cfg 1 is one, a guided step two",
-        "- background PSNR (dB), SSIM, MSE (x 10^-4): outside the region where source and truth differ, grown by a "
-        f"pixel, in cases where that is {LEAST_KEPT:.0%} of the picture or more; PSNR counts up to {CAP:g} dB",
-        "- PSNR (dB): the whole picture to the truth",
+        "- background PSNR (dB) and SSIM: outside the region where source and truth differ, grown by a pixel, in cases "
+        f"where that is {LEAST_KEPT:.0%} of the picture or more; PSNR counts up to {CAP:g} dB",
         "- structure (x 10^-3): mean squared difference of the self-similarities of edge features between the edited "
         "picture and the source; the truth's own shows how much the edits ask for",
-        "- emoji, colour, look, success (%): the nearest of 4928 pictures (308 emoji on 8 backgrounds, with the case's "
-        "look and as trained) has the right emoji, background, look, all of them; a success rate's standard error is "
-        f"up to {50 / math.sqrt(count):.1f}",
+        "- PSNR (dB): the whole picture to the truth",
+        "- object, attribute (a heart's colour, a skin, a hat), colour (of the wall), look (%): the nearest candidate "
+        "has the right one. Candidates are, with the case's own look, all objects, walls and hats, and source and "
+        "target with looks that are wrong in one way. success: the nearest candidate is the truth",
         "",
     ]
     for version, results in found.items():
-        lines += [f"## {version} demo model, {MAIN}", "", *main_tables(results, quick)]
-    if not quick:
-        every = len(cases()[::SUBSET])
-        for version, results in loaded.items():
-            title = f"## {version} demo model, other settings: success in % / background PSNR in dB, {every} cases"
-            lines += [title, "", *settings_table(results["results"])]
-    title = f"## Which rows beat image to image and plain DDIM at {MAIN}"
-    meaning = "On background PSNR and on success at once, on the cases that both ran on, on the models named."
+        tuned = {} if plan.quick else loaded[version]["results"].get(TUNING, {})
+        lines += [f"## {version}, {plan.setting}", "", *main_tables(results, tuned, plan.quick)]
+    if not plan.quick:
+        for version, stored in loaded.items():
+            title = f"## {version}, other settings: success in % / background PSNR in dB, {FEW} held-out cases"
+            lines += [title, "", *settings_table(stored["results"])]
+    title = f"## Which rows beat image to image and plain DDIM at {plan.setting}"
+    meaning = "On background PSNR and on success at once, on the versions named."
     lines += [title, "", meaning, "", *conclusion]
-    folder = stored("", quick, "").parent if quick else REPOSITORY / "docs"
+    folder = plan.stored("", "").parent if plan.quick else REPOSITORY / "docs"
     (folder / "edits-tables.md").write_text("\n".join(lines), encoding="utf-8")
-    contact_sheet(found, quick).save(folder / "edits.png", optimize=True)
+    contact_sheet(found, plan).save(folder / "edits.png", optimize=True)
     print("\n".join([title, "", *conclusion, str(folder / "edits-tables.md"), str(folder / "edits.png")]))
 
 
-TILE, GAP, LINE = 192, 6, 22
+TILE, GAP, LINE = 160, 6, 22
 
 
-def contact_sheet(found: dict[str, Results], quick: bool) -> Image.Image:
+def contact_sheet(found: dict[str, Results], plan: Plan) -> Image.Image:
     """Edits line by line, the models taking turns; a green frame around successes, a red one around the others."""
-    asked = cases()[::SUBSET][:EDITS_SHOWN]
-    stored_pictures = {version: dict(np.load(stored(version, quick, "npz"))) for version in found}
+    asked = (edit_cases.quick() if plan.quick else cases("final"))[:EDITS_SHOWN]
+    stored = {version: dict(np.load(plan.stored(version, "npz"))) for version in found}
     columns = {version: sheet_columns(results) for version, results in found.items()}
     width = max(len(labels) for labels in columns.values()) + 2
-    image = Image.new("RGB", (width * (TILE + GAP) + GAP, EDITS_SHOWN * (TILE + LINE + GAP) + 3 * LINE * len(found)))
+    image = Image.new("RGB", (width * (TILE + GAP) + GAP, len(asked) * (TILE + LINE + GAP) + 3 * LINE * len(found)))
     image.paste("white", (0, 0, *image.size))
     draw = ImageDraw.Draw(image)
-    text = partial(draw.text, fill="black", font=ImageFont.load_default(15))
+    text = partial(draw.text, fill="black", font=ImageFont.load_default(13))
 
     def tile(x: int, y: int, picture: np.ndarray, frame: str) -> None:
         draw.rectangle((x - 3, y - 3, x + TILE + 2, y + TILE + 2), fill=frame)
-        image.paste(Image.fromarray(picture).resize((TILE, TILE), Image.Resampling.NEAREST), (x, y))
+        image.paste(Image.fromarray(picture).resize((TILE, TILE), Image.Resampling.LANCZOS), (x, y))
 
     y = GAP
     for turn, version in enumerate(found):
-        text((GAP, y), f"{version} demo model, {MAIN}", font=ImageFont.load_default(20))
+        text((GAP, y), f"{version}, {plan.setting}", font=ImageFont.load_default(20))
         y += int(1.5 * LINE)
         for i, label in enumerate(("source", "truth", *columns[version])):
-            text((GAP + i * (TILE + GAP), y), label)
+            text((GAP + i * (TILE + GAP), y), label.replace("denoise", "").replace("source cfg", "")[:26])
         y += LINE
-        for k in range(turn, EDITS_SHOWN, len(found)):
+        for k in range(turn, len(asked), len(found)):
             case = asked[k]
             text((GAP, y), f"{case}  ({case.kind})", fill="dimgrey")
             y += LINE
             for i, picture in enumerate(torch.cat([sources([case]), truths([case])]).mul(255).byte().numpy()):
                 tile(GAP + i * (TILE + GAP), y, picture, "white")
             for i, label in enumerate(columns[version], 2):
-                success = on_few(found[version][label])["scores"]["success"][k]
-                frame = "limegreen" if success else "crimson"
-                tile(GAP + i * (TILE + GAP), y, stored_pictures[version][label][k], frame)
+                frame = "limegreen" if found[version][label]["scores"]["success"][k] else "crimson"
+                tile(GAP + i * (TILE + GAP), y, stored[version][label][k], frame)
             y += TILE + GAP
     return image
 
@@ -527,23 +561,33 @@ def sheet_columns(results: Results) -> list[str]:
     """The img2img row with the most successes (if several, with the best background), then what there is of SHOWN."""
 
     def merit(label: str) -> list[float]:
-        return [mean(on_few(results[label])["scores"][name]) for name in ("success", "background PSNR")]
+        return [mean(results[label]["scores"][name]) for name in ("success", "background PSNR")]
 
     best = sorted((label for label in results if label.startswith("img2img")), key=merit)[-1:]
-    return best + [label for label in SHOWN if label in results]
+    tried = [label for label in results if "{" in label]
+    return best + [label for label in SHOWN if label in results] + tried
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="every 8th case, the main setting only")
+    parser.add_argument("--quick", action="store_true", help="every 4th tuning case, one setting, few rows")
     parser.add_argument("--model", choices=[*MODELS, "both"], default="both")
+    parser.add_argument("--weights", type=Path, help="a folder with the model's weights (default: the pack's)")
+    parser.add_argument("--steps", type=int, default=MAIN.steps, help="with --quick")
+    parser.add_argument("--cfg", type=float, default=MAIN.cfg, help="with --quick")
+    parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="rows with TEXT in their label")
+    parser.add_argument("--try", action="append", default=[], dest="tried", metavar="JSON", help="a row of its own")
     parser.add_argument("--resume", action="store_true", help="keep the rows that are finished")
     parser.add_argument("--tables", action="store_true", help="only write the documents again")
     options = parser.parse_args()
+    setting = Setting(options.steps, options.cfg)
+    if setting != MAIN and not options.quick:
+        parser.error("--steps and --cfg choose the setting of --quick")
+    plan = Plan(options.quick, setting, options.weights, tuple(options.only), tuple(options.tried), options.resume)
     chosen = MODELS if options.model == "both" else (options.model,)
     if not options.tables:
-        for_each(partial(measure, quick=options.quick, resume=options.resume), chosen)
-    write_tables(options.quick)
+        for_each(partial(measure, plan=plan), chosen)
+    write_tables(plan)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def main() -> None:
         "PSNR of the latent's round trip in dB. The latent alone is sampled, without its record.",
     ]
     for version, found in zip(MODELS, for_each(rows), strict=True):
-        lines += ["", f"## {version} demo model", ""]
+        lines += ["", f"## {version}", ""]
         lines += ["| method | backward passes | " + " | ".join(f"{n} steps, cfg {cfg:g}" for n, cfg in SETTINGS) + " |"]
         lines += ["|---|---|" + "---|" * len(SETTINGS), *found]
     (REPOSITORY / "docs" / "few-steps-tables.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

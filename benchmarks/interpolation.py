@@ -5,10 +5,10 @@ On each demo model, with the nodes' own code:
 - *Paths.* Interpolate Inversions between pairs of pictures, after each inversion method and on each path, then Edit
   From Latent on the frames. How evenly do the pictures change, and is what lies between them still a picture? Beside
   them the two pictures cross-faded, in which no model has a say.
-- *Seeds.* Pictures of the emoji that training showed 20 times less often: from random noise, and from Seeds From
-  Examples, given three inverted pictures of the same emoji on other backgrounds. The nearest of all 2464 pictures says
-  whether the emoji came out. Compared where random noise does badly: at cfg 1, because guidance repairs much, and at 4
-  steps, because more do not help. Random noise at the other settings is in the table too.
+- *Seeds.* Pictures of the objects that training showed 20 times less often: from random noise, and from Seeds From
+  Examples, given three inverted scenes of the same object before other walls. The classifier of `demo/judge.py` says
+  whether the object came out. Compared at few steps without guidance, where random noise does badly. Random noise at
+  other settings is in the table too.
 
 Writes `docs/interpolation-tables.md`, and the pictures to `output/`. Some four minutes, with one thread for each model.
 """
@@ -30,31 +30,29 @@ import edits  # boots the host
 import comfy.samplers
 import comfy.utils
 import graphs
-import numpy as np
 import torch
 from _pool import for_each
-from edit_cases import LOOKS, distances, self_similarity
+from edit_cases import pictures, self_similarity
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from demo import pictures
+from demo import scenes
+from demo.judge import load as load_judge
+from demo.scenes import Scene, unseen_scene
 
-Picture = tuple[str, str]
-"""(emoji, background)"""
-
-PAIRS: list[tuple[Picture, Picture]] = [
-    (("red heart", "blue"), ("panda", "green")),
-    (("fox", "white"), ("rocket", "purple")),
-    (("thumbs up dark skin tone", "yellow"), ("thumbs up light skin tone", "blue")),
-    (("grinning face", "grey"), ("pizza", "orange")),
+PAIRS: list[tuple[Scene, Scene]] = [
+    (unseen_scene(10, "red heart", "blue"), unseen_scene(11, "panda", "green")),
+    (unseen_scene(12, "fox", "white", "hat"), unseen_scene(13, "pumpkin", "purple")),
+    (unseen_scene(14, "thumbs up dark skin", "yellow"), unseen_scene(15, "thumbs up light skin", "blue")),
+    (unseen_scene(16, "smiling face", "grey"), unseen_scene(17, "pizza", "orange")),
 ]
 FRAMES, STEPS = 7, 6
 PRESERVE = 0.5  # the least at which Edit From Latent gives the ends back exactly
 
 EXAMPLES = ("grey", "orange", "purple")
 TARGETS = ("white", "red", "green", "blue")
-INVERTED, TRIES = 10, 2  # steps of the examples' inversions; seeds for each emoji and background
+INVERTED, TRIES = 10, 2  # steps of the examples' inversions; seeds for each object and wall
 MIDDLE = {"spread": 0.0, "fresh": 0.0}
 USES = {"middle": MIDDLE, "default": {}, "half new": {"spread": 1.0, "fresh": 0.5}}
 """Label -> inputs of Seeds From Examples, over its defaults."""
@@ -69,19 +67,18 @@ class Lab(edits.Lab):
         super().__init__(version)
         self.version, self.host, self.empty = version, self.pack.nodes.host, self._prompt([""])
 
-    def bench(self, shown: list[Picture]) -> graphs.Bench:
+    def bench(self, shown: list[Scene]) -> graphs.Bench:
         """One batch of pictures with their captions."""
-        images = torch.from_numpy(np.stack([pictures.picture(*pair) for pair in shown]))
-        captions = self._prompt([pictures.caption(*pair) for pair in shown])
+        captions, images = self._prompt([scenes.caption(scene) for scene in shown]), pictures(shown)
         return graphs.Bench(self.pack, self.model, captions, None, self.empty, {"samples": self.vae.encode(images)})
 
-    def inverted(self, shown: list[Picture], method: str, steps: int) -> tuple[dict, Tensor]:
+    def inverted(self, shown: list[Scene], method: str, steps: int) -> tuple[dict, Tensor]:
         """LATENT and SIGMAS."""
         how = edits.INVERSIONS[method]
         latent, _, sigmas, _ = self.bench(shown).invert(how.node, steps=steps, **how.inputs)
         return latent, sigmas
 
-    def frames(self, ends: list[Picture], inverted: list[dict], path: str) -> tuple[Tensor, Any]:
+    def frames(self, ends: list[Scene], inverted: list[dict], path: str) -> tuple[Tensor, Any]:
         """The frames' latents and prompts."""
         node = self.pack.nodes.interpolate.Interpolate
         sides = {f"latent_{side}": latent for side, latent in zip(("from", "to"), inverted, strict=True)}
@@ -117,10 +114,10 @@ class Lab(edits.Lab):
             made.append(noise.generate_noise({"samples": torch.zeros_like(noise.x)}))
         return torch.cat(made)
 
-    def drawn(self, wanted: list[Picture], noise: Tensor, setting: edits.Setting) -> Tensor:
+    def drawn(self, wanted: list[Scene], noise: Tensor, setting: edits.Setting) -> Tensor:
         """Pictures by the host's Euler."""
         guider = comfy.samplers.CFGGuider(self.model)
-        guider.set_conds(self._prompt([pictures.caption(*pair) for pair in wanted]), self.empty)
+        guider.set_conds(self._prompt([scenes.caption(scene) for scene in wanted]), self.empty)
         guider.set_cfg(setting.cfg)
         sigmas = self.host.scheduled_sigmas(self.model, setting.steps, "normal", 1.0)
         euler, nothing = comfy.samplers.ksampler("euler"), torch.zeros_like(noise)
@@ -134,9 +131,9 @@ def paths(lab: Lab) -> tuple[list[list[str]], Tensor]:
 
     def judge(label: str, samples: Tensor, prompts: Any) -> None:
         shown = lab.vae.decode(samples)
-        natural = naturalness(shown, lab.denoising_errors(samples, prompts))
-        found.setdefault(label, []).append([*smoothness(shown), *natural[1:-1].mean(0).tolist()])
-        found.setdefault(ENDS, []).append([math.nan] * 3 + natural[[0, -1]].mean(0).tolist())
+        natural = 1000 * lab.denoising_errors(samples, prompts)
+        found.setdefault(label, []).append([*smoothness(shown), float(natural[1:-1].mean())])
+        found.setdefault(ENDS, []).append([math.nan] * 3 + [float(natural[[0, -1]].mean())])
         strips.setdefault(label, shown)
 
     for ends in PAIRS:
@@ -151,62 +148,51 @@ def paths(lab: Lab) -> tuple[list[list[str]], Tensor]:
     lines = []
     for label, rows in sorted(found.items(), key=lambda row: row[0] == ENDS):
         means = [statistics.fmean(column) for column in zip(*rows, strict=True)]
-        cells = map(format, means, (".2f", ".2f", ".2f", ".1f", ".1f"))
+        cells = map(format, means, (".2f", ".2f", ".2f", ".1f"))
         lines.append([label, *("" if cell == "nan" else cell for cell in cells)])
     return lines, torch.cat(list(strips.values()))
 
 
 ENDS = "the pictures at the ends"
-PATH_HEADERS = ("", "length", "largest step", "largest turn", "to a picture", "denoising error")
+PATH_HEADERS = ("", "length", "largest step", "largest turn", "denoising error")
 
 
 def smoothness(shown: Tensor) -> list[float]:
-    """Of frames (F, 64, 64, 3): the way's length over the ends' distance, and the largest change over the mean one."""
+    """Of frames (F, 128, 128, 3): the way's length over the ends' distance; the largest change over the mean one."""
     blurred = functional.avg_pool2d(shown.movedim(-1, 1), 4)
     steps, ends = rms(blurred.diff(dim=0)), rms(blurred[-1:] - blurred[:1])
     turns = rms(self_similarity(shown).diff(dim=0))
     return [float(value) for value in (steps.sum() / ends[0], steps.max() / steps.mean(), turns.max() / turns.mean())]
 
 
-def naturalness(shown: Tensor, errors: Tensor) -> Tensor:
-    """Of each frame how far it is from any picture (x 100), and how badly the model denoises it (x 1000): (F, 2)."""
-    return torch.stack([100 * nearest(shown)[1], 1000 * errors], 1)
-
-
 def rms(x: Tensor) -> Tensor:
     return x.flatten(1).square().mean(1).sqrt()
 
 
-def nearest(shown: Tensor) -> tuple[list[Picture], Tensor]:
-    """The nearest of all pictures to each of (B, 64, 64, 3), and the root mean square difference to it."""
-    least, index = distances(shown, LOOKS[0]).min(1)
-    return [pictures.pairs()[i] for i in index.tolist()], (least / shown[0].numel()).sqrt()
-
-
-def rare_emoji(lab: Lab) -> tuple[list[list[str]], Tensor]:
+def rare_objects(lab: Lab) -> tuple[list[list[str]], Tensor]:
     """The lines of the table of seeds, and each row's pictures at the main setting."""
-    rare = pictures.index()["rare"]
-    wanted = [(name, colour) for name in rare for colour in TARGETS for _ in range(TRIES)]
+    rare, seer = scenes.index()["rare"], load_judge()
+    wanted = [unseen_scene(0, name, wall) for name in rare for wall in TARGETS for _ in range(TRIES)]
     count = len(TARGETS) * TRIES
     lines, sheets = [], []
 
     def judge(label: str, noise: Tensor, setting: edits.Setting = HARD) -> None:
         shown = lab.drawn(wanted, noise, setting)
-        answers, distance = nearest(shown)
-        emoji, colour = (sum(a[i] == b[i] for a, b in zip(answers, wanted, strict=True)) for i in (0, 1))
-        low, high = wilson(emoji, len(wanted))
+        seen = list(zip(seer.see(shown.movedim(-1, 1).clamp(0, 1)), wanted, strict=True))
+        right, wall = sum(a.thing == b.thing for a, b in seen), sum(a.wall == b.wall for a, b in seen)
+        low, high = wilson(right, len(wanted))
         tries = shown.unflatten(0, (-1, TRIES))
-        cells = [f"{emoji}/{len(wanted)}", f"{100 * low:.0f} to {100 * high:.0f}", f"{colour}/{len(wanted)}"]
-        cells += [f"{100 * float(distance.mean()):.1f}", f"{100 * float(rms(tries[:, 0] - tries[:, 1]).mean()):.1f}"]
+        cells = [f"{right}/{len(wanted)}", f"{100 * low:.0f} to {100 * high:.0f}", f"{wall}/{len(wanted)}"]
+        cells.append(f"{100 * float(rms(tries[:, 0] - tries[:, 1]).mean()):.1f}")
         lines.append([str(setting), label, *cells])
         print(lab.version, *lines[-1], sep="  ", flush=True)
         if setting == HARD:
             sheets.append(shown)
 
-    random = torch.randn(len(wanted), 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    random = torch.randn(len(wanted), 32, 16, 16, generator=torch.Generator().manual_seed(0))
     for setting in (HARD, *OTHERS):
         judge("random noise", random, setting)
-    examples = [(name, colour) for name in rare for colour in EXAMPLES]
+    examples = [unseen_scene(20 + i, name, wall) for name in rare for i, wall in enumerate(EXAMPLES)]
     for method in edits.INVERSIONS:
         latent, sigmas = lab.inverted(examples, method, INVERTED)
         kinds = latent["samples"].split(len(EXAMPLES))
@@ -217,7 +203,7 @@ def rare_emoji(lab: Lab) -> tuple[list[list[str]], Tensor]:
     return lines, torch.cat(sheets)
 
 
-SEED_HEADERS = ("setting", "noise", "right emoji", "95 % interval", "right background", "to a picture", "variety")
+SEED_HEADERS = ("setting", "noise", "right object", "95 % interval", "right wall", "variety")
 
 
 def wilson(right: int, of: int) -> tuple[float, float]:
@@ -234,9 +220,9 @@ def measure(version: str) -> list[str]:
     comfy.utils.set_progress_bar_enabled(False)
     lab = Lab(version)
     found, strips = paths(lab)
-    lines = [f"## {version} demo model", "", "Paths:", "", *edits.table(PATH_HEADERS, found)]
+    lines = [f"## {version}", "", "Paths:", "", *edits.table(PATH_HEADERS, found)]
     sheet(strips, FRAMES, f"interpolation-{version}-paths.png")
-    found, shown = rare_emoji(lab)
+    found, shown = rare_objects(lab)
     lines += ["Seeds:", "", *edits.table(SEED_HEADERS, found)]
     sheet(shown, len(shown) // sum(line[0] == str(HARD) for line in found), f"interpolation-{version}-seeds.png")
     return lines
@@ -253,8 +239,8 @@ def sheet(shown: Tensor, columns: int, name: str) -> None:
 
 def main() -> None:
     parts = for_each(measure)
-    pairs = "; ".join(" to ".join(pictures.caption(*end) for end in ends) for ends in PAIRS)
-    rare = ", ".join(pictures.index()["rare"])
+    pairs = "; ".join(" to ".join(scenes.caption(end) for end in ends) for ends in PAIRS)
+    rare = ", ".join(scenes.index()["rare"])
     lines = [
         f"Made by `python scripts/benchmark.py interpolation` on {datetime.date.today()}, torch {torch.__version__}, "
         f"ComfyUI {edits.host_version}, CPU.",
@@ -265,17 +251,15 @@ def main() -> None:
         "- length: differences of neighbouring frames, blurred, summed, over the difference of the ends; 1 at least",
         "- largest step, largest turn: the largest difference of neighbouring frames over the mean one, by blurred "
         "pictures, and by the self-similarity of edges, which knows no colours; 1 is even",
-        "- to a picture (x 100): root mean square difference of the frames between the ends to the nearest of all 2464 "
-        "pictures, whose values are from 0 to 1",
         "- denoising error (x 1000): mean squared error of the model's denoising of the frames between the ends, in "
         "latents with as much noise as picture; what the model takes for a picture it denoises well",
         "",
-        f"**Seeds.** The rare emoji ({rare}) on {', '.join(TARGETS)}, {TRIES} seeds each; the examples are the same "
-        f"emoji on {', '.join(EXAMPLES)}, inverted in {INVERTED} steps at cfg 1 with their own captions. middle: "
-        "spread 0, fresh 0, so all seeds are one; default: the node's own; half new: spread 1, fresh 0.5.",
+        f"**Seeds.** The rare objects ({rare}) before walls in {', '.join(TARGETS)}, {TRIES} seeds each; the "
+        f"examples are the same objects before walls in {', '.join(EXAMPLES)}, inverted in {INVERTED} steps at cfg 1 "
+        "with their own captions. middle: spread 0, fresh 0, so all seeds are one; default: the node's own; half new: "
+        "spread 1, fresh 0.5.",
         "",
-        "- right emoji, right background: of the nearest of all pictures, with Wilson's interval of the first in %",
-        "- to a picture (x 100): root mean square difference to that picture",
+        "- right object, right wall: what the classifier sees, with Wilson's interval of the first in %",
         "- variety (x 100): root mean square difference of the pictures from two seeds",
         "",
         *(line for part in parts for line in part),

@@ -408,7 +408,7 @@ def demo_tables(version: str, steps: Mapping[float, Sequence[int]]) -> list[str]
 
     edits.comfy.utils.set_progress_bar_enabled(False)
     lab = edits.Lab(version)
-    (batch,) = lab.batches([edits.Case("", pair, pair) for pair in solvers.PICTURES])
+    (batch,) = lab.batches([edits.Case("", scene, scene) for scene in solvers.PICTURES])
     problem = solvers.demo_problem(lab.pack, version)
     kind = lab.pack.nodes.host.model_kind(lab.model)
     lines = []
@@ -419,7 +419,7 @@ def demo_tables(version: str, steps: Mapping[float, Sequence[int]]) -> list[str]
             found[label][n] = measure(row, walks, walks.picture)
         chosen = rows(kind, cfg)
         found |= formulas(problem, chosen, counts, cfg)
-        lines += table(f"{version} demo model, cfg {cfg:g}", HOST_NODES | chosen, found)
+        lines += table(f"{version}, cfg {cfg:g}", HOST_NODES | chosen, found)
     return lines
 
 

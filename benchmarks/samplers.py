@@ -1,11 +1,11 @@
 """The host's samplers on an inversion: `python scripts/benchmark.py samplers [--comfyui VERSION] [--quick]`
 
 Which samplers can edit an inverted picture, how exactly the same prompt brings it back, what they ask, and how good
-their edits are: on the 28 cases of `edit_cases.py` (every 8th), both demo models and both hosts, at cfg 1 with Edit
-From Latent at strength 1 and the defaults of Edit Settings. With the newer host also: edits on other levels than the
-inversion's, and what the dry runs cost that take a sampler's own noise off. What is finished is in
-`output/samplers-VERSION-MODEL.json`; `--resume` runs only the rows that are not there yet, `--tables` none. Writes
-`docs/samplers-tables.md`; with `--quick`, little of everything, to `output/quick/`.
+their edits are: on 10 cases of `edit_cases.py`, both versions of the demo model and both hosts, by Edit From Latent as
+it comes. With the newer host also: edits on other levels than the inversion's, and what the dry runs cost that take a
+sampler's own noise off. What is finished is in `output/samplers-VERSION-MODEL.json`; `--resume` runs
+only the rows that are not there yet, `--tables` none. Writes `docs/samplers-tables.md`; with `--quick`, little of
+everything, to `output/quick/`.
 """
 
 import argparse
@@ -28,13 +28,13 @@ import edits  # boots the host
 import inprocess
 import torch
 from _pool import MODELS, for_each
-from edit_cases import SUBSET, Case, cases
+from edit_cases import Case, few
 from edits import Batch, Lab, Row, Setting, mean, table
 from host import DEFAULT, PACKAGES
 from torch import Tensor
 
 DRY = "dry runs"
-STEPS = 10
+STEPS, STRENGTH = 10, 3.0
 METHOD = "EasyInv"  # the first workflow's
 EXACT = 4  # pictures that come back under their own prompt
 QUICK = {"euler", "dpm_2", "dpm_adaptive", "er_sde"}
@@ -91,12 +91,13 @@ class Rows:
         reports = []
 
         def edit(batch: Batch, setting: Setting) -> Tensor:
-            given = {"positive": batch.bench.other, "source": batch.bench.positive if source else None}
+            given = {"positive": batch.bench.other, "strength": setting.cfg}
+            given |= {"source": batch.bench.positive if source else None}
             out, report = batch.bench.edit(latent=batch.inverted(METHOD, setting.steps)[0], **given, **inputs)
             reports.append(report)
             return out["samples"]
 
-        scores = self.lab.run(Row(label, edit, method=METHOD), self.batches, Setting(record, 1.0))[0]["scores"]
+        scores = self.lab.run(Row(label, edit, method=METHOD), self.batches, Setting(record, STRENGTH))[0]["scores"]
         names = {"background": "background PSNR", "whole": "PSNR", "success": "success"}
         found = {short: mean(scores[name]) for short, name in names.items()} | told(reports[0])
         print(f"{self.version:4}  {label:50}  {shown(found)}  {found['calls']} calls", flush=True)
@@ -167,7 +168,7 @@ def measure(what: str, quick: bool, resume: bool) -> None:
 
 
 def asked(quick: bool) -> list[Case]:
-    return cases()[:: SUBSET * 4 if quick else SUBSET]
+    return few()[: 5 if quick else None]
 
 
 def newest() -> bool:
@@ -179,7 +180,7 @@ class DryRuns:
 
     def __init__(self) -> None:
         self.pack = inprocess.load_pack()
-        model = self.pack.nodes.demo.load("eps")[0]
+        model = self.pack.nodes.demo.load("v-prediction")[0]
         self.sigmas = self.pack.nodes.host.scheduled_sigmas(model, DRY_STEPS, "normal", 1.0)
         guider = SimpleNamespace(inner_model=model.model, model_patcher=model, cfg=1.0)
         self.denoiser = SimpleNamespace(guider=guider, options={"model_options": {}, "seed": 1})
@@ -278,10 +279,10 @@ def write_tables(quick: bool) -> None:
     lines = [
         f"Made by `python scripts/benchmark.py samplers{' --quick' * quick}` {made}, CPU.",
         "",
-        f"Pictures are inverted at cfg 1 by {METHOD} and edited by Edit From Latent at strength 1 and the defaults of "
-        f"Edit Settings: {count} cases, means. An edit's figures are background PSNR (dB) / PSNR of the whole picture "
-        f"(dB) / success (%), see [edits-tables.md](edits-tables.md); a success rate's standard error is up to "
-        f"{50 / math.sqrt(count):.0f}.",
+        f"Pictures are inverted at cfg 1 by {METHOD} and edited by Edit From Latent at strength {STRENGTH:g}: {count} "
+        "cases, means. An edit's figures are background PSNR (dB) / PSNR of the whole picture (dB) / success (%), see "
+        "[edits-tables.md](edits-tables.md). The standard error of a success rate is up to "
+        f"{50 / math.sqrt(count):.0f} points.",
         "",
     ]
     for host, found in hosts.items():
@@ -305,7 +306,7 @@ def write_tables(quick: bool) -> None:
                 "",
             ]
             for version in MODELS:
-                lines += [f"{version} demo model:", "", *levels_table(found[version])]
+                lines += [f"{version}:", "", *levels_table(found[version])]
         if DRY in found:
             lines += [
                 f"## What the dry runs cost, ComfyUI {host}",

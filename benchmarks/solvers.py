@@ -26,13 +26,19 @@ import comfy.model_management
 import torch
 from _pool import MODELS, for_each
 from comfyui_version import __version__ as host_version
+from edit_cases import pictures
 from torch import Tensor
+
+from demo import scenes
 
 GUIDANCE = (1.0, 7.0)
 STEPS = (4, 10, 20)
 CALLS = (4, 10, 20, 40, 80)  # on the axis of the plot
 MIXTURE = "mixture of Gaussians"
-PICTURES = [("red heart", "blue"), ("panda", "green"), ("thumbs up dark skin tone", "yellow")]
+PICTURES = [
+    scenes.unseen_scene(i, *what)
+    for i, what in enumerate([("red heart", "blue"), ("panda", "green", "crown"), ("thumbs up dark skin", "yellow")])
+]
 
 
 def methods(library: Any) -> dict[str, Any]:
@@ -67,14 +73,12 @@ Problem = Callable[[int, float, Callable[[Any, Tensor, Any], Row]], Row]
 """Runs a function (denoiser, x0, grid) -> Row at a number of steps and a guidance scale."""
 
 
-def demo_problem(pack: Any, version: str, chosen: Sequence[tuple[str, str]] = PICTURES) -> Problem:
-    """The demo model in the host, through its guider, on some of its pictures."""
+def demo_problem(pack: Any, version: str, chosen: Sequence[scenes.Scene] = PICTURES) -> Problem:
+    """The demo model in the host, through its guider, on some scenes."""
     nodes = pack.nodes
     model, clip, vae = nodes.demo.load(version)
-    pictures = nodes.demo.pictures
-    shown = torch.stack([torch.from_numpy(pictures.picture(*pair)) for pair in chosen])
-    latent = {"samples": vae.encode(shown)}
-    encoded = [clip.encode_from_tokens(clip.tokenize(pictures.caption(*pair)), return_pooled=True) for pair in chosen]
+    latent = {"samples": vae.encode(pictures(chosen))}
+    encoded = [clip.encode_from_tokens(clip.tokenize(scenes.caption(s)), return_pooled=True) for s in chosen]
     context, pooled = (torch.cat(parts) for parts in zip(*encoded, strict=True))
     empty, empty_pooled = clip.encode_from_tokens(clip.tokenize(""), return_pooled=True)
     positive, negative = [[context, {"pooled_output": pooled}]], [[empty, {"pooled_output": empty_pooled}]]
@@ -189,10 +193,7 @@ def results(title: str) -> dict[str, dict[tuple[int, float], Row]]:
 
 def main() -> None:
     titles = (*MODELS, MIXTURE)
-    everything = {
-        title if title == MIXTURE else f"{title} demo model": found
-        for title, found in zip(titles, for_each(results, titles), strict=True)
-    }
+    everything = {title: found for title, found in zip(titles, for_each(results, titles), strict=True)}
     lines = [
         f"Made by `python scripts/benchmark.py solvers` on {datetime.date.today()}, torch {torch.__version__}, "
         f"ComfyUI {host_version}, CPU.",

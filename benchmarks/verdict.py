@@ -16,10 +16,24 @@ import torch
 from _pool import for_each
 from torch import Tensor
 
+from demo import scenes
+
 REPOSITORY = Path(__file__).resolve().parents[1]
-TUNING = [("red heart", "blue"), ("panda", "green"), ("pizza", "purple")]
-TUNING += [("fox", "white"), ("rocket", "yellow"), ("tiger face", "red")]
-HELD_OUT = [("blue heart", "white"), ("avocado", "orange"), ("penguin", "grey"), ("thumbs up dark skin tone", "red")]
+TUNING = [
+    scenes.unseen_scene(i, *what)
+    for i, what in enumerate(
+        [
+            ("red heart", "blue"),
+            ("panda", "green"),
+            ("pizza", "purple"),
+            ("fox", "white", "hat"),
+        ]
+    )
+]
+HELD_OUT = [
+    scenes.unseen_scene(100 + i, *what)
+    for i, what in enumerate([("blue heart", "white"), ("house", "orange"), ("thumbs up dark skin", "red")])
+]
 STEPS, GUIDANCE = (4, 10, 20), (1.0, 3.0)
 BOUNDS = (0.0, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, float("inf"))
 

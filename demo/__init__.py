@@ -1,14 +1,17 @@
-"""The demo model: a small trained text-to-image model on emoji, in an eps-family and a flow version.
+"""The demo model: a small trained text-to-image model in a flow and a v-prediction version, and its world of scenes.
 
-It gives the nodes something real to work on without a download, and the benchmarks exact ground truth:
-the same emoji on another background, or the same hand in another skin tone, is a picture that exists.
+It gives the nodes something real to work on without a download, and the benchmarks exact ground truth: the same scene
+with another object or wall is a picture that can be rendered.
 
-    pictures.py   the data: emoji, background colours, captions, what is rare and what is held out
-    codec.py      pictures <-> latents (a linear patch autoencoder, exact up to the 32 components it drops)
+    scenes.py     the data: a scene's description -> its picture; captions; what is rare, what is held out
+    atlas.py      made `sprites.webp` and `sprites.json` from the published Fluent pictures
+    codec.py      pictures <-> latents (a lapped linear transform, exact up to the components it drops)
     text.py       captions -> conditioning
     network.py    the denoiser's architecture: arguments for the host's own UNetModel
-    atlas.py      made `emoji.png` and `emoji.json` from the published Noto pictures
     train.py      trains both versions; see README.md
+    train_lora.py trains a style for it
+    measure.py    how good it is
+    judge.py      which object, wall colour and hat a picture shows, by features that are not the model's own
 
-Nothing here imports the host except `train.py` (for its UNetModel); `nodes/demo.py` wraps the parts as host objects.
+Nothing here imports the host except `train.py` and `measure.py`; `nodes/demo/` wraps the parts as host objects.
 """

@@ -1,18 +1,26 @@
-"""Train the demo model: `python scripts/host.py run demo/train.py flow`, then the same with `vprediction`.
+"""Train the demo model: `python scripts/host.py run demo/train.py flow`, then `v-prediction`.
 
-`flow` trains the denoiser, the text encoder and the latent codec; `vprediction` starts from the flow denoiser and keeps
-its text encoder and codec, so the two versions share them. Each run keeps `checkpoint.safetensors`, a `log.txt` and a
-sheet of samples in `.cache/demo/VERSION/`, resumes from there when started again, and at its end writes fp16 weights to
-`demo/weights/`. Two CPU cores with bf16 matrix instructions need about half an hour for
-the first and a quarter for the second; a GPU is used where there is one.
+`flow` trains the denoiser and the text encoder; `v-prediction` starts from the flow denoiser and keeps its text encoder
+and codec, so the two versions share them. A run goes on until it is stopped or has done `--steps`, and resumes from its
+checkpoint when started again. It keeps its checkpoint, `log.txt`, snapshots of the weights and sheets of samples in
+`.cache/demo/VERSION/`, or in the folder that `INVERSION_DEMO_CACHE` names.
+
+The learning rate is constant after a warm-up, so that any run can be made longer. `--decay N` lets it fall to 0 over
+the N steps from where the checkpoint is, which is worth doing once, before the weights are taken; it works on a copy
+(`VERSION-final/`), so the run itself can still be resumed. `--export` writes the fp16 weights to `demo/weights/`,
+or to the folder that `--to` names.
 """
 
 import argparse
+import hashlib
 import json
-import math
+import multiprocessing
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,49 +30,115 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-sys.path.append(str(Path(__file__).parents[1]))  # after the host's own folder: both have a `nodes`
-sys.argv, arguments = [sys.argv[0], "--cpu"] if not torch.cuda.is_available() else sys.argv[:1], sys.argv[1:]
-import comfy.options  # noqa: E402
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.append(str(REPOSITORY))  # after the host's own folder: both have a `nodes`
 
-comfy.options.enable_args_parsing()
-import comfy.ops  # noqa: E402
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
-
-from demo import network, pictures, text  # noqa: E402
-from demo.codec import PatchCodec  # noqa: E402
+from demo import network, scenes, text  # noqa: E402
+from demo.codec import CHANNELS, PATCH, LappedCodec  # noqa: E402
 
 WEIGHTS = Path(__file__).parent / "weights"
-CACHE = Path(__file__).parents[1] / ".cache" / "demo"
-STEPS = {"flow": 3000, "vprediction": 1500}
-LEARNING_RATE = {"flow": 8e-4, "vprediction": 4e-4}
-BATCH = 64
-CAPTION_DROPOUT = 0.1
+CACHE = Path(os.environ.get("INVERSION_DEMO_CACHE", REPOSITORY / ".cache" / "demo"))
+POOL = 50_000  # rendered scenes; each is seen a few times at most, under a caption drawn anew
+FIT = 4_000  # scenes that the codec is fitted to
+BATCH = 32
+LEARNING_RATE = {"flow": 1e-3, "v-prediction": 5e-4}
+WARM_UP = 200
 EMA = 0.999
-SHEET = [("red heart", "blue"), ("blue heart", "white"), ("fox", "green"), ("pizza", "purple"), ("panda", "orange")]
-SHEET += [("thumbs up light skin tone", "grey"), ("thumbs up dark skin tone", "red"), ("tiger face", "yellow")]
+GRID = scenes.SIZE // PATCH
+SHEET_CFG = 4.0
+SHEET = [
+    "a red heart, blue wall",
+    "a blue heart, white wall",
+    "a fox, green wall",
+    "a cat with a crown, purple wall",
+    "a dog, yellow wall",
+    "a thumbs up dark skin, grey wall",
+    "a thumbs up light skin, red wall",
+    "a pizza, orange wall",
+    "a car, green wall",
+    "an elephant, blue wall",
+    "a panda with a hat, orange wall",
+    "a house, grey wall",
+]
+
+
+# --- the pool of rendered scenes ---
+
+
+def _render(span: tuple[int, int]) -> np.ndarray:
+    """Scenes of the training pool as bytes, (count, 128, 128, 3)."""
+    return np.stack([(scenes.picture(scenes.training_scene(i)) * 255).round().astype(np.uint8) for i in range(*span)])
+
+
+def as_input(pictures: np.ndarray) -> Tensor:
+    """Bytes (B, 128, 128, 3) -> (B, 3, 128, 128) in [-1, 1]."""
+    return torch.from_numpy(pictures).movedim(-1, 1).float() / 127.5 - 1
+
+
+def pool(known: dict[str, Tensor] | None, count: int) -> tuple[LappedCodec, Tensor]:
+    """The codec and the latents of the first training scenes, (count, 32, 16, 16) in half precision; made once.
+
+    `known` is the codec of a run that goes on: a pool made with another one, on another machine say, is made again.
+    """
+    world = hashlib.sha256(_render((0, 32)).tobytes()).hexdigest()[:12]  # another world, another pool
+    path = CACHE / f"pool-{count}-{world}.safetensors"
+    codec = LappedCodec()
+    if known:
+        codec.load_state_dict(known)
+    if not path.exists() or (known and not torch.equal(load_file(path)["codec.basis"], codec.basis)):
+        CACHE.mkdir(parents=True, exist_ok=True)
+        started, step = time.time(), 500
+        latents = torch.empty(count, CHANNELS, GRID, GRID, dtype=torch.float16)
+        spans = [(i, min(i + step, count)) for i in range(0, count, step)]
+        with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as workers:
+            first: list[np.ndarray] = []
+            for (a, b), pictures in zip(spans, workers.imap(_render, spans), strict=True):
+                if a < FIT and not known:
+                    first.append(pictures)
+                    if b < FIT:
+                        continue
+                    print(f"codec keeps {codec.fit(as_input(np.concatenate(first))):.4f} of the variance", flush=True)
+                    latents[:b] = codec.encode(as_input(np.concatenate(first))).half()
+                else:
+                    latents[a:b] = codec.encode(as_input(pictures)).half()
+                print(f"\r{b}/{count} scenes, {(time.time() - started):.0f} s", end="", flush=True)
+        print()
+        state = {f"codec.{k}": v.contiguous() for k, v in codec.state_dict().items()}
+        save_file(state | {"latents": latents}, path)
+    state = load_file(path)
+    codec.load_state_dict(part(state, "codec."))
+    return codec, state["latents"]
+
+
+# --- the network, the objectives, the optimiser ---
 
 
 def plain_attention(_: object, q: Tensor, k: Tensor, v: Tensor, heads: int, **kwargs: object) -> Tensor:
     """Attention from matrix products: on CPUs its backward is far faster than the fused kernel's at 16-64 tokens."""
-    b, n, c = q.shape
+    b, _, c = q.shape
     q, k, v = (t.reshape(b, -1, heads, c // heads).transpose(1, 2).flatten(0, 1) for t in (q, k, v))
     weights = torch.softmax(torch.bmm(q, k.mT).float() * (c // heads) ** -0.5, -1).to(v.dtype)
-    return torch.bmm(weights, v).unflatten(0, (b, heads)).transpose(1, 2).reshape(b, n, c)
+    return torch.bmm(weights, v).unflatten(0, (b, heads)).transpose(1, 2).reshape(b, -1, c)
 
 
-def new_denoiser(device: torch.device) -> UNetModel:
-    """The host's class with PyTorch's default initialisation and zeros where Stable Diffusion's training has them."""
-    ops = comfy.ops.disable_weight_init
-    unet = UNetModel(**network.UNET, dtype=torch.float32, device=device, operations=ops)
-    for module in unet.modules():
-        if hasattr(module, "reset_parameters"):
-            super(type(module), module).reset_parameters()  # the host's own override does nothing
+def new_denoiser(device: torch.device, random: torch.Generator) -> nn.Module:
+    """The host's class, with zeros where Stable Diffusion's training has them."""
+    options, sys.argv = sys.argv, [sys.argv[0], *(["--cpu"] if not torch.cuda.is_available() else [])]
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    import comfy.ops
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    sys.argv = options
+    unet = UNetModel(**network.UNET, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+    network.initialise(unet, random)
     zeroed = [m.out_layers[-1] for m in unet.modules() if hasattr(m, "out_layers")]
     zeroed += [m.proj_out for m in unet.modules() if hasattr(m, "proj_out")] + [unet.out[-1]]
     for layer in zeroed:
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
-    return unet
+    return unet.to(device)
 
 
 class Flow:
@@ -117,57 +191,121 @@ class VPrediction:
         return x / scale**2 - network_output(x / scale, timestep) * sigma / scale
 
 
+class Muon(torch.optim.Optimizer):
+    """Momentum whose matrices are made orthogonal before they are applied (Jordan et al. 2024).
+
+    Convolutions count as matrices of (out, in x height x width). The step has the size that AdamW's would have (Liu et
+    al. 2025), so both take the same learning rate.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], momentum: float = 0.95, weight_decay: float = 0.01) -> None:
+        super().__init__(parameters, {"lr": 1.0, "momentum": momentum, "weight_decay": weight_decay})
+
+    @staticmethod
+    def orthogonal(stack: Tensor) -> Tensor:
+        """Matrices (n, rows, columns), rows <= columns, with all singular values near 1."""
+        x = stack.bfloat16()
+        x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+        for _ in range(5):
+            gram = x @ x.mT
+            x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        return x.float()
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            shapes: dict[tuple[int, int, bool], list[nn.Parameter]] = {}
+            for p in group["params"]:
+                rows, columns = len(p), p[0].numel()
+                shapes.setdefault((min(rows, columns), max(rows, columns), rows > columns), []).append(p)
+            for (_, columns, turned), alike in shapes.items():
+                updates = []
+                for p in alike:
+                    assert p.grad is not None
+                    momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                    momentum.lerp_(p.grad, 1 - group["momentum"])
+                    update = torch.lerp(p.grad, momentum, group["momentum"]).flatten(1)
+                    updates.append(update.T if turned else update)
+                stack = self.orthogonal(torch.stack(updates)) * (0.2 * columns**0.5)
+                for p, update in zip(alike, stack, strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.sub_((update.T if turned else update).reshape(p.shape), alpha=group["lr"])
+
+
+@dataclass
+class State:
+    """A run's state: the step it is at, from which step and over how many its learning rate falls, and its tensors."""
+
+    step: int
+    decay: tuple[int, int] | None
+    tensors: dict[str, Tensor]
+
+
 class Trainer:
-    def __init__(self, version: str, steps: int) -> None:
+    # On a CPU each worker takes a share of the batch with one thread: they wait for one another once a step, not after
+    # every operation, which is what costs when others use the machine too.
+    WORKERS = 1 if torch.cuda.is_available() else 2
+
+    def __init__(
+        self, version: str, folder: Path, known: State | None, optimizer: str = "muon", count: int = POOL
+    ) -> None:
+        """`known` is the state to go on from, or the flow version's; its codec and scale stay."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.version, self.steps, self.step = version, steps, 0
+        self.version, self.step, self.folder = version, 0, folder
         self.objective = Flow() if version == "flow" else VPrediction()
-        self.folder = CACHE / version
+        self.decay: tuple[int, int] | None = None  # from which step, over how many
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.vocabulary = text.Vocabulary(scenes.vocabulary())
+        self.codec, self.latents = pool(part(known.tensors, "codec.") if known else None, count)
+        # Half-way between raw and whitened: raw drowns the detail, whitened drowns what the eye sees.
+        self.scale = known.tensors["latent.scale"] if known else self.latents[::10].float().std((0, 2, 3)).rsqrt()
+        started = time.time()
+        self.scenes = [scenes.training_scene(i) for i in range(count)]
+        print(f"{len(scenes.things())} objects, {len(self.vocabulary.known)} words, {count} scenes "
+              f"({time.time() - started:.0f} s)", flush=True)  # fmt: skip
 
-        names = pictures.index()["names"]
-        known = sorted({w for pair in pictures.pairs() for w in text.words(pictures.caption(*pair))})
-        self.vocabulary = text.Vocabulary(known)
-        self.tokens = torch.stack([self.token_row(pictures.caption(*pair)) for pair in pictures.pairs()])
-        rare = set(pictures.index()["rare"])
-        self.weight = torch.tensor(
-            [0.0 if pictures.held_out(*p) else 1.0 / pictures.RARITY if p[0] in rare else 1.0 for p in pictures.pairs()]
-        )
-        images = torch.from_numpy(np.stack([pictures.picture(*p) for p in pictures.pairs()])).movedim(-1, 1) * 2 - 1
-
-        torch.manual_seed(0)
-        self.codec, self.encoder = PatchCodec(), text.TextEncoder(len(known))
-        self.denoiser = new_denoiser(self.device)
-        if version == "flow":
-            kept = self.codec.fit(images[self.weight > 0])
-            latents = self.codec.encode(images)
-            # Half-way between raw and whitened: raw drowns the detail, whitened drowns what the eye sees.
-            self.scale = latents[self.weight > 0].std((0, 2, 3)).rsqrt()
-            print(f"{len(names)} emoji, {len(known)} words, codec keeps {kept:.4f} of the variance")
-        else:
-            shared = load_file(WEIGHTS / "shared.safetensors")
-            self.codec.load_state_dict(part(shared, "codec."))
-            self.encoder.load_state_dict(part(shared, "text."))
-            self.encoder.requires_grad_(False)
-            self.scale = shared["latent.scale"]
-            self.denoiser.load_state_dict(load_file(WEIGHTS / "flow.safetensors"))
-            latents = self.codec.encode(images)
-        self.latents = (latents * self.scale[:, None, None]).to(self.device)
-        self.tokens, self.encoder = self.tokens.to(self.device), self.encoder.to(self.device)
+        start = torch.Generator().manual_seed(0)
+        self.encoder = text.TextEncoder(len(self.vocabulary.known))
+        network.initialise(self.encoder, start)
+        self.encoder.to(self.device)
+        self.denoiser = new_denoiser(self.device, start)
         self.trained = nn.ModuleDict({"unet": self.denoiser})
         if version == "flow":
             self.trained["text"] = self.encoder
         self.ema = {k: v.detach().clone() for k, v in self.trained.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(self.trained.parameters(), lr=1.0, weight_decay=0.01, fused=True)
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for name, p in self.trained.named_parameters():
+            inner = (
+                p.ndim >= 2 and name.startswith("unet.") and not name.startswith(("unet.input_blocks.0.", "unet.out."))
+            )
+            (matrices if inner and optimizer == "muon" else others).append(p)
+        self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, weight_decay=0.01, fused=True)]
+        if matrices:  # in as many parts as there are workers; equal shapes stay together
+            matrices.sort(key=lambda p: tuple(p.shape))
+            self.optimizers += [Muon(matrices[i :: self.WORKERS]) for i in range(self.WORKERS)]
+        self.parameters = list(self.trained.parameters())
+        if self.device.type == "cpu":
+            torch.set_num_threads(1)
+        self.workers = ThreadPoolExecutor(self.WORKERS)
         self.random = torch.Generator().manual_seed(1)
+        self.words = np.random.default_rng(1)
+
+    def start_from_flow(self, state: State) -> None:
+        """Take the averaged flow weights, and its text encoder as it is."""
+        self.encoder.load_state_dict(part(state.tensors, "ema.text."))
+        self.encoder.requires_grad_(False)
+        self.denoiser.load_state_dict(part(state.tensors, "ema.unet."))
+        self.ema = {k: v.detach().clone() for k, v in self.trained.state_dict().items()}
 
     def token_row(self, caption: str) -> Tensor:
-        tokens, _ = self.vocabulary.tokens(caption)
+        tokens, left_out = self.vocabulary.tokens(caption)
+        assert not left_out, left_out
         return torch.tensor(tokens + [text.PAD] * (text.TOKENS - len(tokens)))
 
     def learning_rate(self) -> float:
-        warm = min(1.0, (self.step + 1) / 200)
-        return LEARNING_RATE[self.version] * warm * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
+        rate = LEARNING_RATE[self.version] * min(1.0, (self.step + 1) / WARM_UP)
+        return rate * (1 - (self.step - self.decay[0]) / self.decay[1]) if self.decay else rate
 
     def predict(self, x: Tensor, timestep: Tensor, tokens: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16):
@@ -176,123 +314,187 @@ class Trainer:
             return self.denoiser(x, timestep, context=context, y=pooled, transformer_options=override).float()
 
     def train_step(self) -> float:
-        drawn = torch.multinomial(self.weight, BATCH, replacement=True, generator=self.random)
-        tokens = self.tokens[drawn.to(self.device)].clone()
-        tokens[torch.rand(BATCH, generator=self.random).to(self.device) < CAPTION_DROPOUT] = text.PAD
+        drawn = torch.randint(len(self.latents), (BATCH,), generator=self.random)
+        captions = [scenes.training_caption(self.scenes[i], self.words) for i in drawn.tolist()]
+        tokens = torch.stack([self.token_row(caption) for caption in captions]).to(self.device)
         normal = torch.randn(BATCH, generator=self.random)
         uniform = torch.rand(BATCH, generator=self.random)
         # Times crowd the middle, where the picture is decided; one in ten is uniform, so that the ends are seen too.
         s = torch.where(torch.rand(BATCH, generator=self.random) < 0.1, uniform, torch.sigmoid(1.2 * normal))
-        x0 = self.latents[drawn.to(self.device)]
+        x0 = (self.latents[drawn].float() * self.scale[:, None, None]).to(self.device)
         noise = torch.randn(x0.shape, generator=self.random).to(self.device)
         x, timestep, target = self.objective.noised(x0, noise, s.to(self.device))
-        loss = (self.predict(x, timestep, tokens) - target).square().mean()
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.trained.parameters(), 1.0)
-        self.optimizer.param_groups[0]["lr"] = self.learning_rate()
-        self.optimizer.step()
+        shares = zip(*(values.chunk(self.WORKERS) for values in (x, timestep, tokens, target)), strict=True)
+        losses, gradients = zip(*self.workers.map(self.gradient, shares), strict=True)
+        for p, *parts in zip(self.parameters, *gradients, strict=True):
+            p.grad = torch.stack(parts).mean(0) if len(parts) > 1 else parts[0]
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for optimizer in self.optimizers:
+            optimizer.param_groups[0]["lr"] = self.learning_rate()
+        list(self.workers.map(lambda optimizer: optimizer.step(), self.optimizers))
         self.step += 1
         decay = min(EMA, (1 + self.step) / (10 + self.step))
-        for name, value in self.trained.state_dict().items():
-            self.ema[name].lerp_(value, 1 - decay)
-        return float(loss.detach())
+        with torch.no_grad():
+            state = self.trained.state_dict()
+            torch._foreach_lerp_(list(self.ema.values()), [state[k] for k in self.ema], 1 - decay)
+        return sum(losses) / len(losses)
+
+    def gradient(self, share: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[float, tuple[Tensor, ...]]:
+        """The loss of a share of the batch and its gradient."""
+        x, timestep, tokens, target = share
+        with torch.enable_grad():
+            loss = (self.predict(x, timestep, tokens) - target).square().mean()
+            return float(loss.detach()), torch.autograd.grad(loss, self.parameters)
 
     @torch.no_grad()
-    def sample_sheet(self) -> None:
-        """Eight prompts, three noises each, 20 Euler steps at cfg 2 with the averaged weights."""
+    def sample(self, captions: list[str], cfg: float, seed: int, steps: int = 20) -> Tensor:
+        """Pictures (B, 3, 128, 128) in [0, 1], by Euler's method with the averaged weights."""
         current = {k: v.clone() for k, v in self.trained.state_dict().items()}
         self.trained.load_state_dict(self.ema)
-        tokens = torch.stack([self.token_row(pictures.caption(*p)) for p in SHEET]).repeat(3, 1).to(self.device)
-        sigmas, timesteps = self.objective.sampling_levels(20)
-        noise = torch.randn(len(tokens), *self.latents.shape[1:], generator=torch.Generator().manual_seed(2))
+        tokens = torch.stack([self.token_row(caption) for caption in captions]).to(self.device)
+        sigmas, timesteps = self.objective.sampling_levels(steps)
+        noise = torch.randn(len(tokens), CHANNELS, GRID, GRID, generator=torch.Generator().manual_seed(seed))
         x = self.objective.start(noise, sigmas[0]).to(self.device)
         both = torch.cat([tokens, torch.full_like(tokens, text.PAD)])
 
         def guided(z: Tensor, t: Tensor) -> Tensor:
+            if cfg == 1:
+                return self.predict(z, t.expand(len(tokens)), tokens)
             conditional, unconditional = self.predict(z.repeat(2, 1, 1, 1), t.expand(len(both)), both).chunk(2)
-            return unconditional + 2.0 * (conditional - unconditional)
+            return unconditional + cfg * (conditional - unconditional)
 
-        for i in range(20):
+        for i in range(steps):
             denoised = self.objective.denoised(guided, x, sigmas[i], timesteps[i].to(self.device))
             x = x + (x - denoised) / sigmas[i] * (sigmas[i + 1] - sigmas[i])
-        images = self.codec.decode(x.cpu() / self.scale[:, None, None]).clamp(-1, 1).add(1).mul(127.5).byte()
-        grid = images.unflatten(0, (3, len(SHEET))).permute(0, 3, 1, 4, 2).reshape(3 * 64, len(SHEET) * 64, 3)
-        Image.fromarray(grid.numpy()).resize((len(SHEET) * 128, 3 * 128)).save(self.folder / f"{self.step:05d}.png")
         self.trained.load_state_dict(current)
+        return self.codec.decode(x.cpu() / self.scale[:, None, None]).clamp(-1, 1).add(1).div(2)
+
+    def sample_sheet(self) -> None:
+        """Twelve prompts: two noises at cfg 4, one at cfg 1."""
+        shown = torch.cat([self.sample(SHEET * 2, SHEET_CFG, 2), self.sample(SHEET, 1.0, 2)]).mul(255).byte()
+        grid = shown.unflatten(0, (3, len(SHEET))).permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
+        Image.fromarray(grid.numpy()).save(self.folder / f"{self.step:06d}.png")
+
+    def moments(self) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter]]:
+        """What keeps the optimisers' memory apart: each parameter's name, its optimiser and itself."""
+        names = {p: name for name, p in self.trained.named_parameters()}
+        for optimizer in self.optimizers:
+            for p in optimizer.param_groups[0]["params"]:
+                yield names[p], optimizer, p
+
+    def state(self) -> State:
+        tensors = {f"model.{k}": v for k, v in self.trained.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.items()}
+        if "text" not in self.trained:
+            tensors |= {f"text.{k}": v for k, v in self.encoder.state_dict().items()}
+        tensors |= {f"codec.{k}": v for k, v in self.codec.state_dict().items()}
+        tensors |= {"latent.scale": self.scale, "random": self.random.get_state()}
+        for name, optimizer, p in self.moments():
+            tensors |= {f"moment.{name}.{k}": v for k, v in optimizer.state[p].items()}
+        return State(self.step, self.decay, {k: v.detach().contiguous().cpu() for k, v in tensors.items()})
 
     def save_checkpoint(self) -> None:
-        parameters = dict(self.trained.named_parameters())
-        state = {f"model.{k}": v for k, v in self.trained.state_dict().items()}
-        state |= {f"ema.{k}": v for k, v in self.ema.items()}
-        for k, p in parameters.items():
-            if p in self.optimizer.state:
-                state |= {f"moment.{k}.{m}": self.optimizer.state[p][m] for m in ("exp_avg", "exp_avg_sq", "step")}
-        state |= {"random": self.random.get_state(), "scale": self.scale}
-        state |= {f"codec.{k}": v for k, v in self.codec.state_dict().items()}
-        temporary = self.folder / "checkpoint.part"
-        save_file({k: v.contiguous().cpu() for k, v in state.items()}, temporary, {"step": str(self.step)})
+        temporary, state = self.folder / "checkpoint.part", self.state()
+        save_file(state.tensors, temporary, {"step": str(state.step), "decay": json.dumps(state.decay)})
         temporary.replace(self.folder / "checkpoint.safetensors")
 
-    def resume(self) -> None:
-        path = self.folder / "checkpoint.safetensors"
-        if not path.exists():
-            return
-        with safe_open(path, "pt") as file:
-            self.step = int(file.metadata()["step"])
-        state = load_file(path)
-        self.trained.load_state_dict(part(state, "model."))
-        self.ema = {k: v.to(self.device) for k, v in part(state, "ema.").items()}
-        for k, p in self.trained.named_parameters():
-            moments = part(state, f"moment.{k}.")
-            self.optimizer.state[p] = {m: v.to(self.device if m != "step" else "cpu") for m, v in moments.items()}
-        self.random.set_state(state["random"])
-        print(f"resuming from step {self.step}")
+    def resume(self, state: State) -> None:
+        self.step, self.decay, tensors = state.step, state.decay, state.tensors
+        self.ema = {k: v.to(self.device) for k, v in part(tensors, "ema.").items()}
+        self.trained.load_state_dict(part(tensors, "model."))
+        if "text" not in self.trained:
+            self.encoder.load_state_dict(part(tensors, "text."))
+        for name, optimizer, p in self.moments():
+            optimizer.state[p] = {k: v.to(self.device) for k, v in part(tensors, f"moment.{name}.").items()}
+        self.random.set_state(tensors["random"])
+        self.words = np.random.default_rng([1, self.step])
+        print(f"resuming from step {self.step}", flush=True)
 
-    def save_weights(self) -> None:
-        WEIGHTS.mkdir(exist_ok=True)
-        provenance = {
-            "source": pictures.index()["source"],
-            "licence": "Apache-2.0",
-            "trained": f"demo/train.py {self.version}, {self.step} steps of batch {BATCH}",
-        }
-        half = {k: v.half().contiguous().cpu() for k, v in self.ema.items()}
-        save_file(part(half, "unet."), WEIGHTS / f"{self.version}.safetensors", provenance)
-        if self.version == "flow":
-            shared = {f"text.{k}": v for k, v in part(half, "text.").items()}
-            shared |= {f"codec.{k}": v.float().contiguous() for k, v in self.codec.state_dict().items()}
-            shared["latent.scale"] = self.scale.float()
-            vocabulary = {"vocabulary": json.dumps(self.vocabulary.known)}
-            save_file(shared, WEIGHTS / "shared.safetensors", provenance | vocabulary)
+    def log(self, line: str) -> None:
+        print(line, flush=True)
+        with open(self.folder / "log.txt", "a") as log:
+            log.write(line + "\n")
+
+
+def export(version: str, state: State, folder: Path) -> None:
+    """The averaged weights in half precision, and what the two versions share."""
+    folder.mkdir(parents=True, exist_ok=True)
+    provenance = {"source": scenes.index()["source"], "licence": "MIT", "trained": "demo/train.py"}
+    half = {k: v.half() for k, v in part(state.tensors, "ema.").items()}
+    trained = f"demo/train.py {version}, {state.step} steps of batch {BATCH}"
+    save_file(part(half, "unet."), folder / f"{version}.safetensors", provenance | {"trained": trained})
+    encoder = part(half, "text.") or {k: v.half() for k, v in part(state.tensors, "text.").items()}  # or kept as it was
+    shared = {f"text.{k}": v for k, v in encoder.items()} | {"latent.scale": state.tensors["latent.scale"]}
+    shared |= {f"codec.{k}": v for k, v in part(state.tensors, "codec.").items()}
+    vocabulary = {"vocabulary": json.dumps(scenes.vocabulary())}
+    save_file(shared, folder / "shared.safetensors", provenance | vocabulary)
 
 
 def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
+def checkpoint(folder: Path) -> State | None:
+    """What a run in this folder left, or nothing."""
+    path = folder / "checkpoint.safetensors"
+    if not path.exists():
+        return None
+    with safe_open(path, "pt") as file:
+        known = file.metadata()
+    decay = json.loads(known["decay"])
+    return State(int(known["step"]), decay and tuple(decay), load_file(path))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("version", choices=list(STEPS))
-    parser.add_argument("--steps", type=int, help="default: 3000 for flow, 1500 for vprediction")
-    options = parser.parse_args(arguments)
-    trainer = Trainer(options.version, options.steps or STEPS[options.version])
-    trainer.resume()
+    parser.add_argument("version", choices=list(LEARNING_RATE))
+    parser.add_argument("--steps", type=int, default=10**9, help="stop there (default: when interrupted)")
+    parser.add_argument("--decay", type=int, help="finish a copy of the run: so many steps, learning rate down to 0")
+    parser.add_argument("--export", action="store_true", help="write the finished copy's weights, or the run's own")
+    parser.add_argument("--every", type=int, default=500, help="steps between checkpoints")
+    parser.add_argument("--sheets", type=int, default=1000, help="steps between snapshots with a sheet of samples")
+    parser.add_argument("--to", type=Path, default=WEIGHTS, metavar="FOLDER", help="for --export")
+    parser.add_argument("--name", help="the folder in the cache (default: the version)")
+    parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon")
+    options = parser.parse_args()
+    folder = CACHE / (options.name or options.version)
+    final = folder.with_name(folder.name + "-final")
+    if options.export:
+        state = checkpoint(final) or checkpoint(folder)
+        if state is None:
+            raise SystemExit(f"no checkpoint in {folder}: train first")
+        export(options.version, state, options.to)
+        return print(f"weights of step {state.step} in {options.to}")
+
+    state = checkpoint(final if options.decay else folder)
+    if options.decay and state is None:
+        state = checkpoint(folder)
+        if state is None:
+            raise SystemExit(f"no checkpoint in {folder}: train first")
+        state.decay = (state.step, options.decay)
+    flow = None
+    if state is None and options.version == "v-prediction":
+        flow = checkpoint(CACHE / "flow-final") or checkpoint(CACHE / "flow")
+        if flow is None:
+            raise SystemExit("train the flow version first")
+    trainer = Trainer(options.version, final if options.decay else folder, state or flow, options.optimizer)
+    if state is not None:
+        trainer.resume(state)
+    elif flow is not None:
+        trainer.start_from_flow(flow)
+    last = sum(trainer.decay) if trainer.decay else options.steps
     started, first, losses = time.time(), trainer.step, []
-    while trainer.step < trainer.steps:
+    while trainer.step < last:
         losses.append(trainer.train_step())
-        if trainer.step % 50 == 0 or trainer.step == trainer.steps:
+        if trainer.step % 50 == 0 or trainer.step == last:
             pace = (time.time() - started) / (trainer.step - first)
-            left = pace * (trainer.steps - trainer.step) / 60
-            line = f"{trainer.step}/{trainer.steps}  loss {np.mean(losses):.4f}  {pace:.2f} s/step  {left:.0f} min left"
-            print(line, flush=True)
-            with open(trainer.folder / "log.txt", "a") as log:
-                log.write(line + "\n")
+            trainer.log(f"{trainer.step}  loss {np.mean(losses):.4f}  {pace:.2f} s/step  {time.strftime('%H:%M')}")
             losses = []
-        if trainer.step % 500 == 0 or trainer.step == trainer.steps:
+        if trainer.step % options.every == 0 or trainer.step == last:
             trainer.save_checkpoint()
+        if trainer.step % options.sheets == 0 or trainer.step == last:
+            export(options.version, trainer.state(), trainer.folder / f"{trainer.step:06d}")
             trainer.sample_sheet()
-    trainer.save_weights()
-    print(f"weights in {WEIGHTS}, samples in {trainer.folder}")
 
 
 if __name__ == "__main__":

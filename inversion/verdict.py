@@ -8,7 +8,7 @@ Grade = Literal["good", "fair", "poor"]
 # Up to which risk, on the demo models, the sampler alone always came back near the picture, and to something like it.
 # Above the latter anything happened. (`python scripts/benchmark.py verdict`)
 CLOSE, ROUGH = 5e-2, 2e-1
-# PSNR of a latent's round trip, in dB: what looks the same (the demo model's codec has 33), and what looks alike.
+# PSNR of a latent's round trip, in dB: what looks the same (the demo model's codec has 35), and what looks alike.
 NEAR, ALIKE = 38.0, 27.0
 # What a note begins with that says so; then nothing else is promised.
 UNSTEADY = "The model does not answer the same question the same way twice"

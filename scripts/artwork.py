@@ -22,7 +22,7 @@ sys.path += [str(REPOSITORY / folder) for folder in ("scripts", "tests/host")]
 ASSETS, REPORT = REPOSITORY / "assets", REPOSITORY / "web" / "docs" / "report.jpg"
 SCREENSHOT = REPOSITORY / "output" / "browser" / "0.30.0" / "first_edit.png"
 GRAPH, CANVAS = REPOSITORY / "docs" / "first_edit_graph.jpg", (270, 120, 1660, 1080)  # the screenshot without its bars
-SOURCE, EDIT = ("cat face", "blue"), "tiger face on green background"
+SOURCE, EDIT = ("koala", "yellow"), "a koala with a hat, yellow wall"
 TITLE, SUBTITLE = "Image Inversion and Editing", "find a picture's noise, then change the words"
 BACK, BRIGHT, DIM = (24, 26, 32), (240, 240, 244), (150, 154, 166)
 CONTRAST = 1.6  # the noise's, about its grey: smaller than a picture's as it stands
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def pictures() -> tuple[Any, Any, Any, Any]:
-    """The picture, its noise and its edit, (64, 64, 3), and its report, (H, W, 3), as float arrays in [0, 1]."""
+    """The picture, its noise and its edit, (128, 128, 3), and its report, (H, W, 3), as float arrays in [0, 1]."""
     import inprocess
 
     inprocess.boot()
@@ -58,7 +58,7 @@ def pictures() -> tuple[Any, Any, Any, Any]:
         positive, other, negative = (nodes.CLIPTextEncode().encode(clip, text)[0] for text in (caption, EDIT, ""))
         bench = graphs.Bench(pack, model, positive, other, negative, nodes.VAEEncode().encode(vae, picture)[0])
         inverted, *_ = bench.invert()
-        edited, _ = bench.edit(latent=inverted, positive=other, negative=negative, cfg=3.0)
+        edited, _ = bench.edit(latent=inverted, positive=other, strength=3.0)
         report = pack.nodes.report.InversionReport.execute(model, positive, inverted, vae, image=picture).args[0][0]
         noise, edit = (nodes.VAEDecode().decode(vae, latent)[0][0] for latent in (inverted, edited))
     noise = noise.mean() + CONTRAST * (noise - noise.mean())

@@ -2,7 +2,7 @@
 """The main job, end to end: `python scripts/first_edit.py [--comfyui 0.30.0|0.3.75]`
 
 Sets up a real ComfyUI (see host.py), starts it with this pack, and runs `workflows/first_edit.json` over HTTP as the
-browser would queue it, on the eps and on the flow version of the demo model: a picture is inverted, given back under
+browser would queue it, on both versions of the demo model: a picture is inverted, given back under
 its own prompt, and edited under another. Then it stops the server and leaves in `output/`
 
     first_edit.png    original, reconstruction, edit and the reconstruction's error, for each model
@@ -27,7 +27,7 @@ from host import DEFAULT, PACKAGES, REPOSITORY, Host, command_line, ensure, say
 
 WORKFLOW = REPOSITORY / "workflows" / "first_edit.json"
 OUTPUT = REPOSITORY / "output"
-VERSIONS = ("eps", "flow")
+VERSIONS = ("v-prediction", "flow")
 AMPLIFIED = 8  # the difference is too small to see as it is
 TITLES = ("original", "reconstruction", "edit", "may change", f"reconstruction's error x {AMPLIFIED}")
 
@@ -133,7 +133,7 @@ def contact_sheet(rows: list[tuple[str, list[Any]]]) -> Any:
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 
-    tile, gap, top, left = 256, 12, 34, 70
+    tile, gap, top, left = 256, 12, 34, 124
     width, height = left + len(TITLES) * (tile + gap), top + len(rows) * (tile + gap)
     sheet = Image.new("RGB", (width, height), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)

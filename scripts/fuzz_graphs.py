@@ -149,7 +149,7 @@ class Maker:
         if kind == "BOOLEAN":
             return self.draw.random() < 0.5
         if kind == "STRING":
-            return self.draw.choice(["red heart on blue background", "green star", "", "fuzz"])
+            return self.draw.choice(["a red heart, blue wall", "green star", "", "fuzz"])
         return self._wire(kind, depth, name)
 
     def _number(self, key: str, kind: str, options: dict) -> Any:

@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import comfy.latent_formats
@@ -17,37 +18,42 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ...demo import network, pictures, text
-from ...demo.codec import PATCH, PatchCodec
+from ...demo import network, text
+from ...demo.codec import CHANNELS, PATCH, LappedCodec
 from ..host.latents import check_channels
 
-VERSIONS = {"eps": "vprediction", "flow": "flow"}
+VERSIONS = ("flow", "v-prediction")
+WEIGHTS = Path(network.__file__).parent / "weights"
 
 
-def load(version: str) -> tuple[Any, comfy.sd.CLIP, comfy.sd.VAE]:
-    """MODEL, CLIP and VAE of the demo model, version "eps" or "flow"."""
-    shared, vocabulary = _shared()
-    codec = PatchCodec()
-    codec.load_state_dict({k.removeprefix("codec."): v for k, v in shared.items() if k.startswith("codec.")})
-    return _model(version, codec, shared["latent.scale"]), _clip(shared, vocabulary), _vae(codec)
-
-
-def _shared() -> tuple[dict[str, Tensor], text.Vocabulary]:
-    path = pictures.HERE / "weights" / "shared.safetensors"
+def load(version: str, folder: Path = WEIGHTS) -> tuple[Any, comfy.sd.CLIP, comfy.sd.VAE]:
+    """MODEL, CLIP and VAE of a version of the demo model, from a folder of weights."""
+    path = folder / "shared.safetensors"
     with safe_open(path, "pt") as file:
-        vocabulary = text.Vocabulary(json.loads(file.metadata()["vocabulary"]))
-    return comfy.utils.load_torch_file(str(path)), vocabulary
+        vocabulary = json.loads(file.metadata()["vocabulary"])
+    unet = comfy.utils.load_torch_file(str(folder / f"{version}.safetensors"))
+    return assemble(version, comfy.utils.load_torch_file(str(path)), unet, vocabulary)
+
+
+def assemble(
+    version: str, shared: dict[str, Tensor], unet: dict[str, Tensor], words: list[str]
+) -> tuple[Any, comfy.sd.CLIP, comfy.sd.VAE]:
+    """The same from weights in memory: `shared` has "text.", "codec." and "latent.scale"."""
+    codec = LappedCodec()
+    codec.load_state_dict({k.removeprefix("codec."): v for k, v in shared.items() if k.startswith("codec.")})
+    model = _model(version, codec, shared["latent.scale"], unet)
+    return model, _clip(shared, text.Vocabulary(words)), _vae(codec)
 
 
 class DemoLatent(comfy.latent_formats.LatentFormat):
-    """16 channels, one for each 4 x 4 patch's principal component, each scaled to the range the network works in."""
+    """32 channels for each 8 x 8 pixels, each scaled to the range the network works in."""
 
-    latent_channels = 16
+    latent_channels = CHANNELS
 
-    def __init__(self, codec: PatchCodec, scale: Tensor) -> None:
+    def __init__(self, codec: LappedCodec, scale: Tensor) -> None:
         self.scale = scale.float()[:, None, None]
         self.spacial_downscale_ratio = PATCH
-        # Previews show each patch's mean colour, which is a linear map of the latent.
+        # Previews show each block's mean colour, which is a linear map of the latent.
         to_rgb = codec.basis.unflatten(1, (3, PATCH * PATCH)).mean(-1) / scale.float()[:, None]
         self.latent_rgb_factors = to_rgb.tolist()
         self.latent_rgb_factors_bias = codec.mean.unflatten(0, (3, PATCH * PATCH)).mean(-1).tolist()
@@ -76,7 +82,7 @@ class DemoBaseModel(comfy.model_base.BaseModel):
         return kwargs["cross_attn"].mean(1) if pooled is None else pooled
 
 
-def _model(version: str, codec: PatchCodec, scale: Tensor) -> Any:
+def _model(version: str, codec: LappedCodec, scale: Tensor, unet: dict[str, Tensor]) -> Any:
     flow = version == "flow"
     config = DemoModelConfig(network.UNET)
     config.latent_format = DemoLatent(codec, scale)
@@ -84,13 +90,11 @@ def _model(version: str, codec: PatchCodec, scale: Tensor) -> Any:
     config.set_inference_dtype(torch.float32, None)
     kind = comfy.model_base.ModelType.FLOW if flow else comfy.model_base.ModelType.V_PREDICTION
     model = DemoBaseModel(config, kind)
-    weights = comfy.utils.load_torch_file(str(pictures.HERE / "weights" / f"{VERSIONS[version]}.safetensors"))
-    model.diffusion_model.load_state_dict(weights)
-    patcher = getattr(
-        comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher
-    )  # the former: newer hosts
-    load, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
-    return patcher(model, load_device=load, offload_device=offload)
+    model.diffusion_model.load_state_dict(unet)
+    # Newer hosts have the former.
+    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    load_device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+    return patcher(model, load_device=load_device, offload_device=offload)
 
 
 class DemoTokenizer:
@@ -108,7 +112,7 @@ class DemoTokenizer:
         if unknown or len(tokens) > text.TOKENS:
             logging.warning(
                 "The demo model reads up to %d words it was trained on and leaves out: %s. It knows captions like "
-                "'red heart on blue background'; its pictures and words are those of the Demo Picture node.",
+                "'a fox with a crown, blue wall'; its objects and walls are those of the Demo Picture node.",
                 text.TOKENS,
                 ", ".join(unknown) or "the last words",
             )
@@ -158,11 +162,11 @@ def _clip(shared: dict[str, Tensor], vocabulary: text.Vocabulary) -> comfy.sd.CL
     return comfy.sd.CLIP(target)
 
 
-def _vae(codec: PatchCodec) -> comfy.sd.VAE:
+def _vae(codec: LappedCodec) -> comfy.sd.VAE:
     """The host's VAE around our codec; the host builds its pixel-space VAE, which has no weights of its own, for it."""
     vae = comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)}, dtype=torch.float32)
     vae.first_stage_model = codec.eval()
     vae.patcher = comfy.model_patcher.ModelPatcher(codec, vae.patcher.load_device, vae.patcher.offload_device)
     vae.downscale_ratio = vae.upscale_ratio = PATCH
-    vae.latent_channels = DemoLatent.latent_channels
+    vae.latent_channels = CHANNELS
     return vae

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .page import GAP, TOP, Output, Page, identity
-from .stories import EASYINV, EDIT, WIDTHS, Scene
+from .stories import AFTER, BEFORE, EASYINV, EDIT, WIDTHS, Scene
 
 NAME = "Invert and Edit"
 DESCRIPTION = (
@@ -88,14 +88,13 @@ def blueprint(info: dict[str, Any]) -> str:
     mask = page.take("mask", "MASK", optional=True)
     scene = Scene(page, model, clip, vae, images=[image])
     # Examples, since older frontends do not say which box is which.
-    source = scene.prompt("Source prompt", page.take("what it shows", "STRING", "red heart on blue background"))
-    shown = page.take("what it should show", "STRING", "green heart on blue background")
-    target = scene.prompt("Target prompt", shown)
+    source = scene.prompt("Source prompt", page.take("what it shows", "STRING", BEFORE))
+    target = scene.prompt("Target prompt", page.take("what it should show", "STRING", AFTER))
     latent = scene.encode(scene.images[0])
     kind, _ = EASYINV
     inverted = scene.invert((kind, {"steps": page.take("steps", "INT", 20)}), source, latent)
     common: dict[str, Any] = {"model": scene.model, "latent": inverted["LATENT"]}
-    strength = page.take("strength", "FLOAT", 1.0)
+    strength = page.take("strength", "FLOAT", 3.0)
     edited = page.add(EDIT, 3, positive=target, mask=mask, strength=strength, **common)
     after = scene.restore(image, scene.decode(edited["LATENT"]), edited["MASK"], page.take("grow", "INT", 16))
     beside: dict[str, Any] = {"image1": image, "image2": after, "spacing_width": 8}

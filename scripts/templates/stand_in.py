@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,26 @@ from client import Graph
 from host import REPOSITORY
 from PIL import Image
 
-from .stories import STYLE, Template
+from demo import scenes
 
-sys.path.append(str(REPOSITORY))
-from demo import pictures
+from .stories import STYLE, Step, Template
 
-LORA = REPOSITORY / "tests" / "data" / "greyscale_lora.safetensors"  # made by demo/train_lora.py, for the eps version
+LORA = REPOSITORY / "tests" / "data" / "greyscale_lora.safetensors"  # made by demo/train_lora.py, for v-prediction
+
+
+def scene_of(picture: Step) -> scenes.Scene:
+    """What a Demo Picture shows."""
+    widgets = picture[1]
+    hat = "" if widgets["hat"] == "none" else widgets["hat"]
+    return scenes.unseen_scene(widgets["look"], widgets["emoji"], widgets["background"], hat)
 
 
 def lay_out(base: Path, template: Template) -> None:
     """Put what stands in for a template's picture and style where ComfyUI looks for them, in the folders of `base`."""
     if template.tried_on:
-        _, emoji, background, _ = template.tried_on
         folder = base / "input"
         folder.mkdir(exist_ok=True)
-        pixels = (pictures.picture(emoji, background) * 255).round().astype(np.uint8)
+        pixels = (scenes.picture(scene_of(template.tried_on[1])) * 255).round().astype(np.uint8)
         Image.fromarray(pixels).save(folder / "example.png")
         if ("LoadVideo", {"file": "video.mp4"}) in template.pictures:
             _video(folder / "video.mp4", pixels)
@@ -52,7 +56,7 @@ def stand_in(graph: Graph, template: Template, info: dict[str, Any]) -> dict[str
     by_title = {node["_meta"]["title"] or node["class_type"]: name for name, node in graph.items()}
     if template.tried_on is None:
         return by_title
-    version, emoji, background, target = template.tried_on
+    version, picture, target = template.tried_on
     kinds = dict(template.loaders)
     loaders = {name: graph.pop(name)["class_type"] for name in list(graph) if graph[name]["class_type"] in kinds}
     graph["demo"] = {"class_type": "INV_DemoModel", "inputs": {"version": version}, "_meta": {"title": ""}}
@@ -65,9 +69,11 @@ def stand_in(graph: Graph, template: Template, info: dict[str, Any]) -> dict[str
             node["class_type"], node["inputs"] = "ImageToMask", {"image": node["inputs"]["image"], "channel": "red"}
         if node["class_type"] == "ImageFromBatch":  # the demo model draws no videos
             node["inputs"]["length"] = 1
+        if node["_meta"]["title"].endswith("new prompt"):
+            node["inputs"]["strength"] = 3.0  # with less the demo model hardly follows a prompt
         if node["class_type"] == "ImageScale":
-            node["inputs"] |= {"width": pictures.SIZE, "height": pictures.SIZE}
-    words = {"Source prompt": pictures.caption(emoji, background), "Target prompt": target}
+            node["inputs"] |= {"width": scenes.SIZE, "height": scenes.SIZE}
+    words = {"Source prompt": scenes.caption(scene_of(picture)), "Target prompt": target}
     for title in words.keys() & by_title.keys():
         graph[by_title[title]]["inputs"]["text"] = words[title]
     return by_title

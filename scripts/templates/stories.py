@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from host import REPOSITORY
+
 from .page import App, Output, Page
+
+sys.path.append(str(REPOSITORY))
+from demo.scenes import wording
 
 # Where ComfyUI looks for the file that a widget names.
 FOLDERS = {
@@ -26,6 +32,16 @@ LINE, LETTERS = 20, 105  # of a note: a line's height, and how many letters it h
 
 Step = tuple[str, dict[str, Any]]
 """A node's type and those of its widgets that are not as the node comes."""
+
+
+def picture(thing: str, wall: str, hat: str = "", look: int = 0) -> Step:
+    """A Demo Picture."""
+    return "INV_DemoPicture", {"emoji": thing, "background": wall, "hat": hat or "none", "look": look}
+
+
+FIRST, BEFORE = picture("koala", "yellow", look=24), wording("koala", "yellow")  # as the node Demo Picture comes
+AFTER = wording("koala", "yellow", "hat")
+FOX = picture("fox", "green", look=4)
 
 
 @dataclass
@@ -84,7 +100,7 @@ class Template:
         shows: titles of the nodes whose pictures are its thumbnail: the first of each, or all of the only one.
         pictures: the nodes that pictures come from.
         widths: of the page's columns.
-        tried_on: for one that needs checkpoints: the demo model's version, emoji, background and target prompt that
+        tried_on: for one that needs checkpoints: the demo model's version, the Demo Picture and the target prompt that
             stand in for them and for its picture.
         app: what it shows in App mode, in which it opens then.
         needs: a node that older hosts lack.
@@ -95,9 +111,9 @@ class Template:
     draw: Callable[[Scene], None]
     shows: tuple[str, ...]
     loaders: Sequence[Step] = (("INV_DemoModel", {"version": "flow"}),)
-    pictures: Sequence[Step] = (("INV_DemoPicture", {"emoji": "red heart", "background": "blue"}),)
+    pictures: Sequence[Step] = (FIRST,)
     widths: tuple[int, ...] = WIDTHS
-    tried_on: tuple[str, str, str, str] | None = None
+    tried_on: tuple[str, Step, str] | None = None
     app: App | None = None
     needs: str = ""
 
@@ -190,12 +206,12 @@ def edit(
 def exact_background(scene: Scene) -> None:
     page = scene.page
     scene.show("Original", scene.images[0], column=0)
-    source = scene.prompt("Source prompt", "red heart on blue background")
-    target = scene.prompt("Target prompt", "yellow heart on purple background")
+    source = scene.prompt("Source prompt", wording("fox", "green"))
+    target = scene.prompt("Target prompt", wording("fox", "purple"))
     inverted = scene.invert(EASYINV, source, scene.encode(scene.images[0]))["LATENT"]
-    kept = page.add("SolidMask", 2, "Black: stays as it is", value=0.0, width=64, height=64)["MASK"]
-    changing = page.add("SolidMask", 2, "White: may change", width=32, height=64)["MASK"]
-    where: dict[str, Any] = {"destination": kept, "source": changing, "x": 32, "operation": "add"}
+    kept = page.add("SolidMask", 2, "Black: stays as it is", value=0.0, width=128, height=128)["MASK"]
+    changing = page.add("SolidMask", 2, "White: may change", width=64, height=128)["MASK"]
+    where: dict[str, Any] = {"destination": kept, "source": changing, "x": 64, "operation": "add"}
     mask = page.add("MaskComposite", 2, "Mask: the right half", **where)["MASK"]
     given: dict[str, Any] = {"positive": target, "mask": mask}
     edited = page.add(EDIT, 3, model=scene.model, latent=inverted, **given)
@@ -209,8 +225,8 @@ def exact_background(scene: Scene) -> None:
 def any_sampler(scene: Scene) -> None:
     page = scene.page
     scene.show("Original", scene.images[0], column=0)
-    source = scene.prompt("Source prompt", "panda on green background")
-    target = scene.prompt("Target prompt", "panda on orange background")
+    source = scene.prompt("Source prompt", wording("panda", "orange"))
+    target = scene.prompt("Target prompt", wording("panda", "orange", "hat"))
     inverted = scene.invert(EASYINV, source, scene.encode(scene.images[0]))["LATENT"]
     common: dict[str, Any] = {"model": scene.model, "latent": inverted}
     for title, prompt, name in (
@@ -236,7 +252,7 @@ METHODS: dict[str, Step] = {
 def compare_methods(scene: Scene) -> None:
     image = scene.images[0]
     scene.show("Original", image, column=0)
-    prompt = scene.prompt("Source prompt", "red heart on blue background")
+    prompt = scene.prompt("Source prompt", BEFORE)
     latent = scene.encode(image)
     for column, (name, step) in enumerate(METHODS.items(), start=2):
         kind, widgets = step
@@ -251,9 +267,9 @@ def partial_upscale(scene: Scene) -> None:
     small: dict[str, Any] = {"image": scene.images[0], "upscale_method": "area", "scale_by": 0.25}
     image = page.add("ImageScaleBy", 0, "A small picture", **small)["IMAGE"]
     scene.show("Small", image, column=0)
-    prompt = scene.prompt("Prompt", "tiger face on yellow background")
+    prompt = scene.prompt("Prompt", wording("tiger", "yellow"))
     negative = scene.prompt("Negative prompt", "")
-    upscaled = scene.scale("Upscale", image, "bicubic", 64)
+    upscaled = scene.scale("Upscale", image, "bicubic", 128)
     latent = scene.encode(upscaled)
     inverted = scene.invert(("INV_EasyInv", {"denoise": 0.6}), prompt, latent)
     guided: dict[str, Any] = {"model": scene.model, "positive": prompt, "negative": negative, "cfg": 2.0}
@@ -288,15 +304,15 @@ def style_lora(scene: Scene) -> None:
 def invert_once_edit_many(scene: Scene) -> None:
     page = scene.page
     scene.show("Original", scene.images[0], column=0)
-    source = scene.prompt("Source prompt", "thumbs up light skin tone on blue background")
+    source = scene.prompt("Source prompt", wording("pig", "green"))
     inverted = scene.invert(EASYINV, source, scene.encode(scene.images[0]))
     page.add("INV_Save", 2, latent=inverted["LATENT"])
     file = "inversions/inversion_00001_.inversion.safetensors [output]"
     page.add("INV_Load", 2, "Load Inversion (unmute it after a restart)", muted=True, file=file)
     targets = {
-        "Another skin": "thumbs up dark skin tone on blue background",
-        "Another place": "thumbs up light skin tone on orange background",
-        "Another gesture": "victory hand light skin tone on blue background",
+        "A crown": wording("pig", "green", "crown"),
+        "A hat": wording("pig", "green", "hat"),
+        "Another wall": wording("pig", "blue"),
     }
     for column, (title, text) in enumerate(targets.items(), start=3):
         target = scene.prompt(f"Target prompt: {title.lower()}", text, column)
@@ -309,7 +325,7 @@ def interpolate(scene: Scene) -> None:
     page = scene.page
     sides: dict[str, Any] = {}
     titles = {"from": "first", "to": "last"}
-    words = {"from": "panda on orange background", "to": "tiger face on yellow background"}
+    words = {"from": wording("panda", "orange"), "to": wording("tiger", "yellow")}
     for (side, title), image in zip(titles.items(), scene.images, strict=True):
         prompt = scene.prompt(f"Prompt of the {title} picture", words[side])
         inverted = scene.invert(EASYINV, prompt, scene.encode(image))
@@ -352,7 +368,7 @@ def video(scene: Scene) -> None:
     page.add("PreviewAny", 2, "Report", source=edited["STRING"])
 
 
-CLOWN = "clown face"  # one of those that training showed 20 times more seldom than others
+RARE = "rocket"  # one of those that training showed 20 times more seldom than others
 
 
 def rare_seeds(scene: Scene) -> None:
@@ -363,8 +379,8 @@ def rare_seeds(scene: Scene) -> None:
     ]:  # newer hosts call the node deprecated, but what they have in its place older ones lack
         examples = page.add("ImageBatch", 1, image1=examples, image2=image)["IMAGE"]
     latent = scene.encode(examples)
-    shown = scene.prompt("What all examples show", CLOWN)
-    wanted = scene.prompt("What to draw", f"{CLOWN} on blue background")
+    shown = scene.prompt("What all examples show", wording(RARE))
+    wanted = scene.prompt("What to draw", wording(RARE, "blue"))
     negative = scene.prompt("Negative prompt", "")
     inverted = scene.invert(EASYINV, shown, latent)
     guided: dict[str, Any] = {"model": scene.model, "positive": wanted, "negative": negative, "cfg": 2.0}
@@ -434,9 +450,10 @@ Change the target prompt and press **Run** again: only the edit runs.
 
 For your own picture open the template of your model: *sd15*, *sdxl*, *sdxl_turbo*, *sd3* or *flux*.""",
         edit(
-            "red heart on blue background",
-            "green heart on blue background",
+            BEFORE,
+            AFTER,
             EASYINV,
+            strength=3.0,
             titles=("Reconstruction", "Edit"),
         ),
         shows=("Original", "Reconstruction", "Edit", "May change (white)"),
@@ -455,6 +472,7 @@ For your own picture use **Load Image**. Paint the mask with *Open in MaskEditor
 output in place of the three mask nodes. Without a mask the edit finds by itself where the two prompts differ.""",
         exact_background,
         shows=("Original", "Edited"),
+        pictures=[FOX],
     ),
     Template(
         "guided_nr_4_steps",
@@ -469,12 +487,14 @@ how accurate the inversion is. **check** measures it.
 The *reconstruction* uses the source prompt, and the *edit* the target prompt. Change the target prompt and press \
 **Run** again: only the edit runs.""",
         edit(
-            "red heart on blue background",
-            "yellow heart on blue background",
+            wording("fox", "green"),
+            wording("fox", "purple"),
             ("INV_GuidedNR", {"check": True}),
-            titles=("Reconstruction (same prompt)", "Edited: yellow heart"),
+            strength=3.0,
+            titles=("Reconstruction (same prompt)", "Edited: purple wall"),
         ),
-        shows=("Original", "Edited: yellow heart"),
+        shows=("Original", "Edited: purple wall"),
+        pictures=[FOX],
     ),
     Template(
         "invert_once_edit_many",
@@ -488,8 +508,8 @@ One inversion serves three edits. Change a target prompt and press **Run** again
 **Save Inversion** keeps the inversion in the output folder. After a restart of ComfyUI: unmute **Load Inversion** \
 (Ctrl M), press R, choose the file, and connect its *latent* to the edits. Then nothing has to be inverted.""",
         invert_once_edit_many,
-        shows=("Original", "Another skin", "Another place", "Another gesture"),
-        pictures=[("INV_DemoPicture", {"emoji": "thumbs up light skin tone", "background": "blue"})],
+        shows=("Original", "A crown", "A hat", "Another wall"),
+        pictures=[picture("pig", "green", look=27)],
         widths=(300, 320, 340, 300, 300, 300),
     ),
     Template(
@@ -506,7 +526,7 @@ With the source prompt every sampler gives the picture back exactly. With the ta
 **Edit From Latent** takes the same samplers from **Edit Settings**.""",
         any_sampler,
         shows=("Original", "New prompt, er_sde"),
-        pictures=[("INV_DemoPicture", {"emoji": "panda", "background": "green"})],
+        pictures=[picture("panda", "orange", look=2)],
         widths=(300, 320, 340, 320, 170, 300),
     ),
     Template(
@@ -545,7 +565,7 @@ For your own picture use **Load Image** in place of **Demo Picture** and *A smal
 Set a size in **Upscale** that suits the model. Less **denoise** keeps more, and more **cfg** draws more.""",
         partial_upscale,
         shows=("Upscaled", "Redrawn"),
-        pictures=[("INV_DemoPicture", {"emoji": "tiger face", "background": "yellow"})],
+        pictures=[picture("tiger", "yellow")],
     ),
     Template(
         "interpolate",
@@ -563,8 +583,8 @@ Leave **strength** of the edit at 1. More **frames** make smaller steps. If a fr
         interpolate,
         shows=("Frames",),
         pictures=[
-            ("INV_DemoPicture", {"emoji": "panda", "background": "orange"}),
-            ("INV_DemoPicture", {"emoji": "tiger face", "background": "yellow"}),
+            picture("panda", "orange"),
+            picture("tiger", "yellow", look=1),
         ],
     ),
     Template(
@@ -574,15 +594,15 @@ Leave **strength** of the edit at 1. More **frames** make smaller steps. If a fr
 
 {QUEUE}
 
-The demo model has seldom seen a clown, and draws it badly from random noise. Here three pictures of clowns are \
-inverted. **Seeds From Examples** makes new noise that is like theirs. From this noise ComfyUI's sampler draws clowns \
-well, on a new background too.
+The demo model has seldom seen a rocket, and draws it badly from random noise. Here three pictures of rockets are \
+inverted. **Seeds From Examples** makes new noise that is like theirs. From this noise ComfyUI's sampler draws rockets \
+well, before a new wall too.
 
 For your own use a few pictures of one kind and one size, and a prompt that fits them all. More **spread** and more \
 **fresh** give more variety. The lower node has **fresh** at 1, which is random noise.""",
         rare_seeds,
         shows=("From random noise", "From examples"),
-        pictures=[("INV_DemoPicture", {"emoji": CLOWN, "background": name}) for name in ("red", "purple", "white")],
+        pictures=[picture(RARE, wall, look=look) for look, wall in enumerate(("red", "purple", "white"))],
     ),
     Template(
         "style_lora",
@@ -599,7 +619,7 @@ picture, connect **Edit Settings** and raise **background**.""",
         shows=("Original", "In the new style"),
         loaders=checkpoint("v1-5-pruned-emaonly-fp16.safetensors"),
         pictures=[EXAMPLE],
-        tried_on=("eps", "panda", "orange", "panda on orange background"),
+        tried_on=("v-prediction", picture("panda", "orange", look=2), wording("panda", "orange")),
     ),
     Template(
         "sd15",
@@ -613,7 +633,7 @@ picture, connect **Edit Settings** and raise **background**.""",
         shows=("Original", "Edited"),
         loaders=checkpoint("v1-5-pruned-emaonly-fp16.safetensors"),
         pictures=[EXAMPLE],
-        tried_on=("eps", "thumbs up light skin tone", "blue", "thumbs up dark skin tone on blue background"),
+        tried_on=("v-prediction", picture("bear", "green", look=23), wording("bear", "green", "hat")),
     ),
     Template(
         "sdxl",
@@ -627,7 +647,7 @@ picture, connect **Edit Settings** and raise **background**.""",
         shows=("Original", "Edited"),
         loaders=checkpoint("sd_xl_base_1.0.safetensors"),
         pictures=[EXAMPLE],
-        tried_on=("eps", "panda", "orange", "panda on green background"),
+        tried_on=("v-prediction", FOX, wording("fox", "purple")),
     ),
     Template(
         "sdxl_turbo",
@@ -649,7 +669,7 @@ the inversion.""",
         shows=("Original", "Edited"),
         loaders=checkpoint("sd_xl_turbo_1.0_fp16.safetensors"),
         pictures=[EXAMPLE],
-        tried_on=("eps", "purple heart", "white", "green heart on white background"),
+        tried_on=("v-prediction", picture("house", "purple", look=35), wording("house", "green")),
     ),
     Template(
         "sd3",
@@ -663,7 +683,7 @@ the inversion.""",
         shows=("Original", "Edited"),
         loaders=checkpoint("sd3.5_large_fp8_scaled.safetensors"),
         pictures=[EXAMPLE],
-        tried_on=("flow", "sunflower", "blue", "sunflower on purple background"),
+        tried_on=("flow", picture("dog", "yellow", look=5), wording("dog", "blue")),
     ),
     Template(
         "flux",
@@ -693,7 +713,7 @@ edit* makes the edit stronger, too. For *flux1-schnell* set **steps** to 4. It d
             ("VAELoader", {"vae_name": "ae.safetensors"}),
         ],
         pictures=[EXAMPLE],
-        tried_on=("flow", "thumbs up light skin tone", "yellow", "victory hand light skin tone on yellow background"),
+        tried_on=("flow", FIRST, wording("koala", "yellow", "crown")),
     ),
     Template(
         "z_image",
@@ -717,7 +737,7 @@ edit* makes the edit stronger, too. For *flux1-schnell* set **steps** to 4. It d
             ("VAELoader", {"vae_name": "ae.safetensors"}),
         ],
         pictures=[EXAMPLE],
-        tried_on=("flow", "sunflower", "blue", "sunflower on orange background"),
+        tried_on=("flow", FOX, wording("fox", "purple")),
     ),
     Template(
         "flux2",
@@ -735,7 +755,7 @@ edit* makes the edit stronger, too. For *flux1-schnell* set **steps** to 4. It d
             ("VAELoader", {"vae_name": "flux2-vae.safetensors"}),
         ],
         pictures=[EXAMPLE],
-        tried_on=("flow", "panda", "blue", "panda on red background"),
+        tried_on=("flow", picture("panda", "orange", look=2), wording("panda", "orange", "hat")),
     ),
     Template(
         "wan_video",
@@ -758,7 +778,7 @@ memory: the inversion keeps about three latents for each step.""",
             ("VAELoader", {"vae_name": "wan_2.1_vae.safetensors"}),
         ],
         pictures=[("LoadVideo", {"file": "video.mp4"})],
-        tried_on=("flow", "cat face", "blue", "cat face on green background"),
+        tried_on=("flow", FOX, wording("fox", "purple")),
     ),
     Template(
         "mask_from_words",
@@ -773,7 +793,7 @@ Original Background** keeps every other pixel.
         shows=("Original", "Edited"),
         loaders=checkpoint("sd_xl_base_1.0.safetensors"),
         pictures=[EXAMPLE],
-        tried_on=("eps", "red heart", "white", "yellow heart on white background"),
+        tried_on=("v-prediction", picture("red heart", "white"), wording("yellow heart", "white")),
         needs="SAM3_Detect",
     ),
     Template(
@@ -786,8 +806,8 @@ without App mode show this graph.
 
 Choose a picture, write what it shows, and write what it should show. For your own picture open *app_sdxl*.""",
         edit(
-            "red heart on blue background",
-            "green heart on blue background",
+            BEFORE,
+            AFTER,
             EASYINV,
             titles=("Reconstruction", "Edit"),
         ),
@@ -816,7 +836,7 @@ mode show this graph.
         shows=("Original", "Edited"),
         loaders=checkpoint("sd_xl_base_1.0.safetensors"),
         pictures=[EXAMPLE],
-        tried_on=("eps", "panda", "orange", "panda on blue background"),
+        tried_on=("v-prediction", FOX, wording("fox", "purple")),
         app=App(
             (
                 ("LoadImage", "image", "your picture"),

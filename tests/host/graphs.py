@@ -103,14 +103,14 @@ class Bench:
 
 
 def demo(pack: ModuleType, version: str) -> Bench:
-    """The demo model with its red heart on blue."""
+    """The demo model with the Demo Picture as it comes, a fox before a green wall."""
     import nodes
 
     with torch.inference_mode():
         model, clip, vae = pack.nodes.demo.load(version)
-        picture, caption = pack.nodes.demo.DemoPicture.execute("red heart", "blue").args
+        picture, caption = pack.nodes.demo.DemoPicture.execute("fox", "green", look=0).args
         positive, other, negative = (
-            nodes.CLIPTextEncode().encode(clip, text)[0] for text in (caption, "green heart on white background", "")
+            nodes.CLIPTextEncode().encode(clip, text)[0] for text in (caption, "a fox, purple wall", "")
         )
         latent = nodes.VAEEncode().encode(vae, picture)[0]
     return Bench(pack, model, positive, other, negative, latent)

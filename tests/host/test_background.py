@@ -188,10 +188,11 @@ def test_after_an_edit(pack: types.ModuleType, node: type) -> None:
     """The autoencoder changed every part of the picture; outside the automatic mask nothing of that is left."""
     bench = demo(pack, "flow")
     with torch.inference_mode():
-        original, _ = pack.nodes.demo.DemoPicture.execute("red heart", "blue").args
-        green = nodes.CLIPTextEncode().encode(pack.nodes.demo.load("flow")[1], "green heart on blue background")[0]
+        original, _ = pack.nodes.demo.DemoPicture.execute("fox", "green", look=0).args
+        clip = pack.nodes.demo.load("flow")[1]
+        crowned = nodes.CLIPTextEncode().encode(clip, "a fox with a crown, green wall")[0]
         latent = bench.invert(steps=6)[0]
-        out, _, mask = bench.edit_with_mask(latent=latent, positive=green)
+        out, _, mask = bench.edit_with_mask(latent=latent, positive=crowned, strength=3.0)
         edited = pack.nodes.demo.load("flow")[2].decode(out["samples"]).cpu()
     image, share = put_back(node, original, edited, mask, grow=0, feather=0)
     outside = share == 0

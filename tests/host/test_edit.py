@@ -10,11 +10,11 @@ from families import FAMILIES
 from graphs import Bench, defaults, demo, relative
 from torch import Tensor
 
-HALF = torch.cat([torch.ones(1, 64, 32), torch.zeros(1, 64, 32)], -1)
+HALF = torch.cat([torch.ones(1, 128, 64), torch.zeros(1, 128, 64)], -1)
 """Left half may change."""
 
 
-@pytest.fixture(scope="module", params=["eps", "flow"])
+@pytest.fixture(scope="module", params=["v-prediction", "flow"])
 def bench(request: pytest.FixtureRequest, pack) -> Bench:
     return demo(pack, request.param)
 
@@ -41,13 +41,13 @@ def advanced(**inputs: Any) -> dict[str, Any]:
     return {"anchor": 0.0, "background": 0.0, **inputs}
 
 
-def recolour(bench: Bench) -> Any:
-    """The prompt for a heart of another colour on the same background."""
+def crowned(bench: Bench) -> Any:
+    """The prompt for the same fox with a crown."""
     import nodes
 
     with torch.inference_mode():
         _, clip, _ = bench.pack.nodes.demo.load("flow")
-        return nodes.CLIPTextEncode().encode(clip, "green heart on blue background")[0]
+        return nodes.CLIPTextEncode().encode(clip, "a fox with a crown, green wall")[0]
 
 
 @pytest.mark.parametrize("preserve", [0.5, 0.8, 1.0])
@@ -69,8 +69,8 @@ def test_preserve_0_is_bit_identical_to_plain_sampling(bench: Bench, inverted: d
 
 
 def test_the_more_is_preserved_the_less_changes(bench: Bench, inverted: dict) -> None:
-    """In the corners, away from the heart whose colour is all that the new prompt changes."""
-    prompt = recolour(bench)
+    """In the corners, away from the crown, which is all that the new prompt changes."""
+    prompt = crowned(bench)
     errors = []
     for preserve in (0.0, 0.5, 0.75, 0.9, 1.0):
         out, _, _ = edited(bench, inverted, positive=prompt, preserve=preserve)
@@ -88,8 +88,8 @@ def test_a_mask_keeps_the_rest_exactly(bench: Bench, inverted: dict) -> None:
             assert relative(out[..., 8:], source[..., 8:]) <= 1e-4
             assert relative(out[..., :8], source[..., :8]) > 0.1
             assert "50%" in report
-            assert mask.shape == (1, 64, 64)
-            assert float(mask[..., 32:].max()) == 0
+            assert mask.shape == (1, 128, 128)
+            assert float(mask[..., 64:].max()) == 0
 
 
 def test_two_masks_must_both_allow(bench: Bench, inverted: dict) -> None:
@@ -106,16 +106,20 @@ def test_a_feather_softens_inward_only(bench: Bench, inverted: dict) -> None:
     assert relative(out[..., 8:], bench.latent["samples"][..., 8:]) <= 1e-4
     assert not torch.equal(out, sharp)
     assert set(hard.unique().tolist()) == {0.0, 1.0}
-    assert float(soft[..., 32:].max()) == 0
-    assert float(soft[..., :24].min()) == 1
-    assert 0 < float(soft[..., 31].min()) < 1
+    assert float(soft[..., 64:].max()) == 0
+    assert float(soft[..., :48].min()) == 1
+    assert 0 < float(soft[..., 63].min()) < 1
 
 
 def test_the_automatic_mask_is_where_the_prompt_differs(bench: Bench, inverted: dict) -> None:
-    """The heart is in the middle and the very corner is background."""
-    _, report, mask = edited(bench, inverted, positive=recolour(bench), background=1.0, threshold=0.7)
-    assert float(mask[0, 24:40, 24:40].mean()) > 0.5
-    assert float(mask[0, :4, :4].max()) == 0
+    """The crown is on the fox's head and the lower right corner is floor."""
+    _, report, mask = edited(bench, inverted, positive=crowned(bench), background=1.0, threshold=0.7)
+    scenes = bench.pack.nodes.demo.scenes
+    source = scenes.unseen_scene(0, "fox", "green")
+    before, after = (scenes.picture(scenes.edited(source, hat=hat)) for hat in ("", "crown"))
+    differs = torch.from_numpy(abs(after - before).max(-1) > 0.1)
+    assert float(mask[0][differs].mean()) > 0.5
+    assert float(mask[0, -8:, -8:].max()) == 0
     assert "The automatic mask lets" in report
 
 
@@ -133,7 +137,7 @@ def test_the_automatic_mask_is_where_the_prompt_differs(bench: Bench, inverted: 
     ],
 )
 def test_every_separate_setting_is_read(bench: Bench, inverted: dict, change: dict) -> None:
-    change = {"positive": recolour(bench), **change}
+    change = {"positive": crowned(bench), **change}
     without = dict(list(change.items())[:-1])
     one, _, _ = edited(bench, inverted, **advanced(**without))
     other, _, _ = edited(bench, inverted, **advanced(**change))
@@ -233,7 +237,7 @@ def test_cfg_batches_partial_inversion_and_lora_on_the_edit_only(bench: Bench) -
     for cfg in (1.0, 4.0, 10.0):
         out, _, mask = edited(bench, latent, cfg=cfg, mask=HALF)
         assert out.isfinite().all()
-        assert mask.shape == (2, 64, 64)
+        assert mask.shape == (2, 128, 128)
         assert relative(out[..., 8:], batch["samples"][..., 8:]) <= 1e-4
     patched, _, _ = edited(bench, latent, model=other_weights)
     assert relative(patched, edited(bench, latent)[0]) > 1e-3

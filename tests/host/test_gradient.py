@@ -102,7 +102,7 @@ def test_the_node_differentiates_and_leaves_nothing_behind(pack, architecture: s
 
 
 def test_sampling_is_bit_identical_before_and_after(pack) -> None:
-    bench = demo(pack, "eps")
+    bench = demo(pack, "v-prediction")
 
     def ksampler() -> Tensor:
         with torch.inference_mode():

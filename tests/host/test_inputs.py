@@ -37,8 +37,8 @@ def test_the_layout_in_memory_makes_no_difference(bench: Bench, method: str, dty
 
 # --- masks ------------------------------------------------------------------------------------------------------------
 
-HALF = torch.zeros(1, 64, 64)
-HALF[:, :, 32:] = 1  # the right half may change
+HALF = torch.zeros(1, 128, 128)
+HALF[:, :, 64:] = 1  # the right half may change
 
 
 def run(node: Any, **inputs: Any) -> tuple:
@@ -156,6 +156,8 @@ def numbers() -> Iterator[tuple[str, str]]:
     yield from (("INV_FlowEdit", name) for name in (*schedule, "source_cfg", "seed"))
     yield from (("INV_Seeds", name) for name in ("count", "spread", "fresh", "seed"))
     yield from (("INV_Interpolate", name) for name in ("frames",))
+    yield from (("INV_RestoreBackground", name) for name in ("grow", "feather"))
+    yield ("INV_DemoPicture", "look")
     yield from (("INV_NoiseFromLatent", name) for name in ("seed",))
     yield from (("INV_EasyInvSampler", name) for name in ("eta", "start", "length"))
     yield from (("INV_GuidedNRSampler", name) for name in ("iterations", "guidance", "tolerance"))
@@ -234,7 +236,7 @@ def test_a_sampler_refuses_what_a_node_refuses(pack, shape: tuple[int, ...], mes
 
 def test_an_empty_latent_into_a_sampler_is_refused(bench: Bench) -> None:
     with pytest.raises(bench.pack.inversion.InversionError, match="latent is empty"):
-        through_sampler(bench, torch.zeros(1, 16, 16, 16))
+        through_sampler(bench, torch.zeros(1, 32, 16, 16))
 
 
 def test_the_demo_model_refuses_latents_of_another(pack, bench: Bench) -> None:
@@ -258,10 +260,10 @@ def test_an_edit_refuses_a_sampler_that_inverts(bench: Bench, preserve: float) -
         SamplerCustomAdvanced.execute(noise, guider, bench.sampler("EasyInv"), sigmas, latent)
 
 
-@pytest.mark.parametrize(("height", "width"), [(3, 64), (64, 1), (2, 3)])
+@pytest.mark.parametrize(("height", "width"), [(7, 64), (64, 1), (2, 3)])
 def test_a_picture_smaller_than_a_patch(pack, height: int, width: int) -> None:
     vae = pack.nodes.demo.load("flow")[2]
-    with torch.inference_mode(), pytest.raises(ValueError, match="4 x 4 pixels or more"):
+    with torch.inference_mode(), pytest.raises(ValueError, match="8 x 8 pixels or more"):
         VAEEncode().encode(vae, torch.full((1, height, width, 3), 0.3))
 
 

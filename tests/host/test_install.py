@@ -28,8 +28,9 @@ NEEDED = (
     "requirements.txt",
     "README.md",
     "LICENSE",
-    "demo/emoji.png",
-    "demo/emoji.json",
+    "demo/sprites.webp",
+    "demo/sprites.json",
+    "demo/LICENSE.txt",
 )
 NOT_NEEDED = ("tests", "benchmarks", "scripts", "assets", "shared", "output")
 
@@ -108,10 +109,11 @@ def test_the_zip_holds_what_running_takes_and_no_more(published: Published) -> N
     weights = sum(count for name, count in held.items() if name.startswith("demo/weights/"))
     print(f"{len(held)} files, {size / 1e6:.1f} MB, of which the demo model's weights are {weights / 1e6:.1f} MB")
     assert size < LARGEST
-    needed = [*NEEDED, *(f"demo/weights/{name}.safetensors" for name in ("shared", "flow", "vprediction"))]
+    needed = [*NEEDED, *(f"demo/weights/{name}.safetensors" for name in ("shared", "flow", "v-prediction"))]
     for pattern in ("nodes/**/*.py", "inversion/**/*.py", "workflows/*", "subgraphs/*", "web/**/*", "locales/**/*"):
         needed += [path.relative_to(REPOSITORY).as_posix() for path in REPOSITORY.glob(pattern) if path.is_file()]
     assert not set(needed) - set(held)
+    assert "demo/weights/judge.safetensors" not in held
     assert not [name for name in held if name.startswith((".", *(f"{folder}/" for folder in NOT_NEEDED)))]
 
 

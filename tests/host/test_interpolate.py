@@ -16,7 +16,7 @@ PATHS = ["spherical", "linear", "norm-aware"]
 STEPS = 4
 
 
-@pytest.fixture(scope="module", params=["eps", "flow"])
+@pytest.fixture(scope="module", params=["v-prediction", "flow"])
 def pair(request: pytest.FixtureRequest, pack: Any) -> "Pair":
     return Pair.of_demo(pack, request.param)
 
@@ -95,7 +95,7 @@ def seeds_of(bench: Bench, latent: dict, **inputs: Any) -> tuple[dict, Any, Tens
 @pytest.mark.parametrize("path", PATHS)
 def test_the_ends_are_the_two_pictures_and_every_frame_is_finite(pair: Pair, path: str, frames: int) -> None:
     shown = pair.shown(path=path, frames=frames)
-    assert shown.shape == (frames, 16, 16, 16)
+    assert shown.shape == (frames, 32, 16, 16)
     assert shown.isfinite().all()
     assert max(pair.errors(shown)) <= 1e-5
 
@@ -158,7 +158,7 @@ def test_memory_grows_with_the_frames_and_no_faster(sd: Pair) -> None:
 @pytest.mark.parametrize("path", PATHS)
 def test_the_noise_starts_any_sampler_at_the_frames(pair: Pair, path: str) -> None:
     latent, _, noise, sigmas, _ = pair.frames(frames=3, path=path)
-    for image in (latent, {"samples": torch.zeros(3, 16, 16, 16)}):
+    for image in (latent, {"samples": torch.zeros(3, 32, 16, 16)}):
         assert relative(start_of(pair.bench, noise, image, sigmas), latent["samples"]) <= 1e-5
     assert sigmas.tolist() == pair.bench.invert("FixedPoint", steps=STEPS)[2].tolist()
 
@@ -236,7 +236,7 @@ def test_prompts_of_other_lengths_are_repeated_as_the_host_does(sd: Pair, counts
 
 def test_what_does_not_fit_is_for_predictions(sd: Pair) -> None:
     first = sd.bench.positive
-    half = torch.cat([torch.ones(1, 64, 32), torch.zeros(1, 64, 32)], -1)
+    half = torch.cat([torch.ones(1, 128, 64), torch.zeros(1, 128, 64)], -1)
     whole = with_tokens(first, 7, mask=torch.ones(1, 8, 8), mask_strength=1.0, set_area_to_bounds=False)
     others = {
         r"their length \(7 and 9 tokens\)": with_tokens(first, 9),
@@ -309,7 +309,7 @@ def test_seeds_start_any_sampler_and_have_the_norm_of_noise(pair: Pair, denoise:
     ]
     both = {"samples": torch.cat([found[0]["samples"] for found in inverted])}
     latent, noise, sigmas, report = seeds_of(pair.bench, both, count=3, sigmas=inverted[0][2])
-    assert latent["samples"].shape == (3, 16, 16, 16)
+    assert latent["samples"].shape == (3, 32, 16, 16)
     assert torch.equal(sigmas, inverted[0][2])
     assert relative(start_of(pair.bench, noise, latent, sigmas), latent["samples"]) <= 1e-5
     assert "3 seeds from 2 examples" in report

@@ -16,7 +16,7 @@ from nodes import ConditioningSetTimestepRange
 CONVERGED = {"iterations": 80, "tolerance": 5e-6}
 
 
-@pytest.fixture(scope="module", params=["eps", "flow"])
+@pytest.fixture(scope="module", params=["v-prediction", "flow"])
 def bench(request: pytest.FixtureRequest, pack) -> Bench:
     return demo(pack, request.param)
 

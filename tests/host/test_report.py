@@ -18,11 +18,11 @@ from torch import Tensor
 
 import nodes
 
-SCALE = 5  # 64 x 64 pictures are drawn at 320 x 320
+SCALE = 3  # 128 x 128 pictures are drawn at 384 x 384
 ROUNDING = 0.5 / 255 + 1e-6
 
 
-@pytest.fixture(scope="module", params=["eps", "flow"])
+@pytest.fixture(scope="module", params=["v-prediction", "flow"])
 def bench(request: pytest.FixtureRequest, pack: Any) -> Bench:
     return demo(pack, request.param)
 
@@ -39,7 +39,7 @@ def vae(pack: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def picture(pack: Any) -> Tensor:
-    return pack.nodes.demo.DemoPicture.execute("red heart", "blue").args[0]
+    return pack.nodes.demo.DemoPicture.execute("fox", "green", look=0).args[0]
 
 
 def report(bench: Bench, vae: Any, latent: dict, **inputs: Any) -> Any:
@@ -76,7 +76,7 @@ def test_the_panels_are_the_pictures(bench: Bench, vae: Any, picture: Tensor) ->
         theirs = SamplerCustomAdvanced.execute(noise, guider, euler, sigmas, bench.latent).args[0]
         decoded = nodes.VAEDecode().decode(vae, theirs)[0][0]
     drawn, text = report(bench, vae, latent, image=picture).args
-    layout = layout_of(bench, drawn, 320, 320, 1)
+    layout = layout_of(bench, drawn, 384, 384, 1)
     original, came, difference = (panel(drawn, layout, 0, column)[::SCALE, ::SCALE] for column in range(3))
     torch.testing.assert_close(original, picture[0], atol=ROUNDING, rtol=0)
     torch.testing.assert_close(came, decoded, atol=ROUNDING + 1e-3, rtol=0)
@@ -145,7 +145,7 @@ def test_without_an_image_the_vaes_own_picture_is_the_original(flow: Bench, vae:
     drawn, text = report(flow, vae, latent).args
     with torch.inference_mode():
         decoded = nodes.VAEDecode().decode(vae, flow.latent)[0][0]
-    original = panel(drawn, layout_of(flow, drawn, 320, 320, 1), 0, 0)[::SCALE, ::SCALE]
+    original = panel(drawn, layout_of(flow, drawn, 384, 384, 1), 0, 0)[::SCALE, ::SCALE]
     torch.testing.assert_close(original, decoded.clamp(0, 1), atol=ROUNDING + 1e-5, rtol=0)
     assert "the VAE alone" not in text
     ours = -10 * math.log10(float((picture[0] - decoded).square().mean()))
@@ -156,7 +156,7 @@ def test_without_an_image_the_vaes_own_picture_is_the_original(flow: Bench, vae:
 def test_equal_pictures_have_no_difference(flow: Bench, picture: Tensor) -> None:
     module = flow.pack.nodes.report_picture
     drawn = module.draw(picture, picture.clone(), ["no difference"], torch.tensor([0.0, 1e-3]), "Equal.")
-    layout = layout_of(flow, drawn, 320, 320, 1)
+    layout = layout_of(flow, drawn, 384, 384, 1)
     assert not panel(drawn, layout, 0, 2).any()
     assert panel(drawn, layout, 0, 1).any()
     assert flow.pack.nodes.report._how_near(picture[0], picture[0], picture[0]) == "no difference"
@@ -164,15 +164,15 @@ def test_equal_pictures_have_no_difference(flow: Bench, picture: Tensor) -> None
 
 @pytest.mark.once
 def test_a_batch_has_a_row_for_each_of_some(flow: Bench, vae: Any) -> None:
-    colours = list(flow.pack.nodes.demo.pictures.COLOURS)[:6]
+    colours = list(flow.pack.nodes.demo.scenes.WALLS)[:6]
     of = flow.pack.nodes.demo.DemoPicture.execute
-    pictures = torch.cat([of("red heart", colour).args[0] for colour in colours])
+    pictures = torch.cat([of("fox", colour, look=0).args[0] for colour in colours])
     with torch.inference_mode():
         samples = nodes.VAEEncode().encode(vae, pictures)[0]["samples"]
     for count, shown in ((2, (0, 1)), (6, (0, 2, 3, 5))):
         latent, _, _, _ = flow.invert("FixedPoint", steps=2, latent={"samples": samples[:count]})
         drawn, text = report(flow, vae, latent, image=pictures[:count]).args
-        layout = layout_of(flow, drawn, 320, 320, len(shown))
+        layout = layout_of(flow, drawn, 384, 384, len(shown))
         for row, i in enumerate(shown):
             original = panel(drawn, layout, row, 0)[::SCALE, ::SCALE]
             torch.testing.assert_close(original, pictures[i], atol=ROUNDING, rtol=0)
@@ -223,7 +223,7 @@ def test_the_curve_is_at_the_residuals(flow: Bench, picture: Tensor) -> None:
     module = flow.pack.nodes.report_picture
     residuals = torch.tensor([1e-3, 1e-1, 1e-2, 1.0, 1e-2])
     drawn = module.draw(picture, picture, [""], residuals, "Words.")
-    layout = layout_of(flow, drawn, 320, 320, 1)
+    layout = layout_of(flow, drawn, 384, 384, 1)
     left, top = layout.cell(1, 0)
     plot = drawn[0, top : top + layout.plot[1], left : left + layout.plot[0]]
     colour = torch.tensor(module.LINE) / 255
@@ -276,17 +276,17 @@ def test_what_cannot_be_reported_is_refused(bench: Bench, vae: Any, picture: Ten
         report(bench, vae, latent)
     with pytest.raises(error, match=r"values were changed.*Connect it straight"):
         report(bench, vae, {**latent, "samples": latent["samples"] * 1.1}, **given)
-    with pytest.raises(error, match="`image` is 1 of 32 x 64, the latent 1 of 64 x 64"):
-        report(bench, vae, latent, image=picture[:, :, :32], **given)
-    with pytest.raises(error, match="`image` is 3 of 64 x 64, the latent 1 of 64 x 64"):
+    with pytest.raises(error, match="`image` is 1 of 64 x 128, the latent 1 of 128 x 128"):
+        report(bench, vae, latent, image=picture[:, :, :64], **given)
+    with pytest.raises(error, match="`image` is 3 of 128 x 128, the latent 1 of 128 x 128"):
         report(bench, vae, latent, image=picture.repeat(3, 1, 1, 1), **given)
 
 
 def test_a_picture_that_the_vae_cropped_is_cropped_alike(flow: Bench, vae: Any, picture: Tensor) -> None:
-    odd = torch.nn.functional.pad(picture, (0, 0, 2, 1, 1, 0))  # 65 x 67, of which the VAE takes 64 x 64
+    odd = torch.nn.functional.pad(picture, (0, 0, 2, 1, 1, 0))  # 129 x 131, of which the VAE takes 128 x 128
     with torch.inference_mode():
         samples = nodes.VAEEncode().encode(vae, odd)[0]
     latent, _, _, _ = flow.invert(steps=2, latent=samples)
     drawn, _ = report(flow, vae, latent, image=odd).args
-    original = panel(drawn, layout_of(flow, drawn, 320, 320, 1), 0, 0)[::SCALE, ::SCALE]
+    original = panel(drawn, layout_of(flow, drawn, 384, 384, 1), 0, 0)[::SCALE, ::SCALE]
     torch.testing.assert_close(original, vae.vae_encode_crop_pixels(odd)[0], atol=ROUNDING, rtol=0)

@@ -17,7 +17,7 @@ REFUSED = {"dpm_adaptive": "chooses its steps"} | {
 AFFINE = [name for name in comfy.samplers.SAMPLER_NAMES if name not in REFUSED]
 
 
-@pytest.fixture(scope="module", params=["eps", "flow"])
+@pytest.fixture(scope="module", params=["v-prediction", "flow"])
 def bench(request: pytest.FixtureRequest, pack) -> Bench:
     return demo(pack, request.param)
 
@@ -95,7 +95,7 @@ def test_the_others_are_refused_by_name_before_any_model_call(
 @pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "er_sde", "heun", "dpm_2", "uni_pc"])
 def test_a_guider_edits_as_the_node_does(bench: Bench, records: dict[int, dict], name: str) -> None:
     prompts = {"positive": bench.other, "source": bench.positive}
-    inputs = prompts | {"mask": torch.cat([torch.ones(1, 64, 32), torch.zeros(1, 64, 32)], -1)}
+    inputs = prompts | {"mask": torch.cat([torch.ones(1, 128, 64), torch.zeros(1, 128, 64)], -1)}
     for given in (prompts, inputs):
         node, _ = bench.edit(latent=records[4], sampler=name, **given)
         guided = by_guider(bench, records[4], name, **given)
@@ -185,7 +185,7 @@ def test_a_guider_serves_again_and_after_an_interrupt(bench: Bench, records: dic
 
 @pytest.mark.once
 def test_a_noise_mask_set_beside_the_guider_counts(bench: Bench, records: dict[int, dict]) -> None:
-    half = torch.cat([torch.ones(1, 64, 32), torch.zeros(1, 64, 32)], -1)
+    half = torch.cat([torch.ones(1, 128, 64), torch.zeros(1, 128, 64)], -1)
     guider, clean, noise, sigmas = bench.edit_guider(positive=bench.other, latent=records[10])
     out = sampled(guider, {**clean, "noise_mask": half}, noise, sigmas, comfy.samplers.sampler_object("er_sde"))
     assert relative(out[..., 8:], bench.latent["samples"][..., 8:]) <= 1e-6

@@ -5,7 +5,7 @@ from graphs import Bench, demo, relative
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("version", ["eps", "flow"])
+@pytest.mark.parametrize("version", ["v-prediction", "flow"])
 def test_converged_round_trip(pack, version: str) -> None:
     bench: Bench = demo(pack, version)
     library, host = pack.inversion, pack.nodes.host

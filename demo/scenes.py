@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .. import text
+from . import text
 
 HERE = Path(__file__).parent
 SIZE, TILE = 128, 128

@@ -1,6 +1,6 @@
 """Which object, wall colour and hat a picture shows: a small classifier trained on renders, not on the model.
 
-`python scripts/host.py run demo/world/judge.py` trains it (some minutes) and writes `weights/judge.safetensors`;
+`python scripts/host.py run demo/judge.py` trains it (some minutes) and writes `weights/judge.safetensors`;
 `... judge.py --check` says how often it is right on renders that nothing was trained on, through the codec.
 
 It looks at pictures of 64 x 64, by convolutions alone. Its last layer's input is the feature space in which
@@ -20,13 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path.append(str(REPOSITORY))
-    from demo.world import scenes
-    from demo.world.codec import LappedCodec
+    from demo import network, scenes
+    from demo.codec import LappedCodec
 else:
-    from . import scenes
+    from . import network, scenes
     from .codec import LappedCodec
 
 PATH = Path(__file__).parent / "weights" / "judge.safetensors"
@@ -155,9 +155,9 @@ def train() -> None:
         pictures[2::4] = lossy[2::4]
         small[i : i + 500] = functional.avg_pool2d(pictures, 2).mul(255).round().byte()
     print(f"{SCENES} scenes rendered, {time.time() - started:.0f} s", flush=True)
-    torch.manual_seed(0)
     random = torch.Generator().manual_seed(0)
     judge = Judge()
+    network.initialise(judge, random)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=RATE, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS, pct_start=0.15)
     for step in range(STEPS):
@@ -178,7 +178,7 @@ def train() -> None:
             print(f"{step + 1}/{STEPS}  loss {loss.item():.3f}  {time.time() - started:.0f} s", flush=True)
     PATH.parent.mkdir(exist_ok=True)
     half = {k: v.half() if v.is_floating_point() else v for k, v in judge.state_dict().items()}
-    save_file({k: v.contiguous() for k, v in half.items()}, PATH, {"trained": "demo/world/judge.py", "licence": "MIT"})
+    save_file({k: v.contiguous() for k, v in half.items()}, PATH, {"trained": "demo/judge.py", "licence": "MIT"})
 
 
 def check(codec: LappedCodec | None = None) -> dict[str, float]:
