@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from host import REPOSITORY
-
 from .page import App, Output, Page
-
-sys.path.append(str(REPOSITORY))
-from demo.scenes import wording
 
 # Where ComfyUI looks for the file that a widget names.
 FOLDERS = {
@@ -37,6 +31,12 @@ Step = tuple[str, dict[str, Any]]
 def picture(thing: str, wall: str, hat: str = "", look: int = 0) -> Step:
     """A Demo Picture."""
     return "INV_DemoPicture", {"emoji": thing, "background": wall, "hat": hat or "none", "look": look}
+
+
+def wording(thing: str, wall: str = "", hat: str = "") -> str:
+    """The caption of a scene, as the demo's `scenes.wording` has it."""
+    article = "an" if thing[0] in "aeio" else "a"
+    return f"{article} {thing}{f' with a {hat}' if hat else ''}{f', {wall} wall' if wall else ''}"
 
 
 FIRST, BEFORE = picture("koala", "yellow", look=24), wording("koala", "yellow")  # as the node Demo Picture comes
