@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # after the host's own folder: both have a `nodes`
-from demo import scenes  # noqa: E402
-from demo.train import CACHE, WEIGHTS, State, Trainer, part  # noqa: E402
+from demo import scenes
+from demo.train import CACHE, WEIGHTS, State, Trainer, part
 
 FILE = scenes.HERE.parent / "tests" / "data" / "greyscale_lora.safetensors"
 RANK, STEPS, LEARNING_RATE = 4, 120, 5e-3

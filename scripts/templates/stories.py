@@ -806,12 +806,13 @@ without App mode show this graph.
 
 Choose a picture, write what it shows, and write what it should show. For your own picture open *app_sdxl*.""",
         edit(
-            BEFORE,
-            AFTER,
+            wording("fox", "green"),
+            wording("fox", "purple"),
             EASYINV,
             titles=("Reconstruction", "Edit"),
         ),
         shows=("Original", "Edit"),
+        pictures=[FOX],
         app=App(
             (
                 ("INV_DemoPicture", "emoji", "picture"),

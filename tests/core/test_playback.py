@@ -88,7 +88,7 @@ def prepared(source: Inversion, sampler: Callable, **options: object) -> Playbac
 
 
 def edited(source: Inversion, playback: Playback, edit: Denoiser, beside=None, keep=None, callback=None) -> Tensor:
-    departure, levels = Departure(edit, source, keep, beside), source.grid.levels
+    departure, levels = Departure(edit, source, keep, beside, between=beside is not None), source.grid.levels
     e = playback.run(departure, torch.zeros_like(source.latent), source.grid.kind, callback)
     assert departure.calls == playback.queries
     return departure.end(e, levels[-1])

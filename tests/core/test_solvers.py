@@ -140,7 +140,7 @@ def test_divergence_ends_finite_and_reported(anderson: int) -> None:
     assert inversion.latent.isfinite().all()
     assert inversion.converged is False
     assert "did not converge" in inversion.report()
-    assert "lower cfg" in inversion.report()
+    assert "Lower cfg" in inversion.report()
     one = invert(guided, x0(), grid("ve", 8), FixedPoint(1, 1e-6))
     assert (inversion.residuals[0] <= one.residuals[0]).all()
 

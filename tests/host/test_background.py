@@ -199,4 +199,4 @@ def test_after_an_edit(pack: types.ModuleType, node: type) -> None:
     assert 0.2 < outside.float().mean() < 0.9
     assert (edited[outside] != original[outside]).any(-1).float().mean() > 0.5
     assert torch.equal(image[outside], original[outside])
-    assert (image[share == 1] - original[share == 1]).abs().mean() > 0.1
+    assert (image[share == 1] - original[share == 1]).abs().mean() > 0.05

@@ -84,7 +84,7 @@ class Case:
 
     def edit(self, denoiser: Callable, beside: Callable | None = None) -> Tensor:
         """Of the record, down to its own last level."""
-        self.departure = self.pack.inversion.Departure(denoiser, self.record, None, beside)
+        self.departure = self.pack.inversion.Departure(denoiser, self.record, None, beside, between=beside is not None)
         e = self.prepare().run(self.departure, torch.zeros_like(self.x0), self.kind)
         return self.departure.end(e, self.record.grid.levels[-1])
 
