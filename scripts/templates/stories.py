@@ -153,7 +153,7 @@ def files(nodes: list[dict[str, Any]]) -> Iterator[str]:
 
 EDIT = "INV_Edit"
 EASYINV: Step = ("INV_EasyInv", {})
-SMALL = 4  # pixels around the mask that stay from the edit of a demo picture, one latent cell
+SMALL = 8  # pixels around the mask that stay from the edit of a demo picture, one latent cell
 
 
 def edit(
@@ -272,7 +272,7 @@ def partial_upscale(scene: Scene) -> None:
     upscaled = scene.scale("Upscale", image, "bicubic", 128)
     latent = scene.encode(upscaled)
     inverted = scene.invert(("INV_EasyInv", {"denoise": 0.6}), prompt, latent)
-    guided: dict[str, Any] = {"model": scene.model, "positive": prompt, "negative": negative, "cfg": 2.0}
+    guided: dict[str, Any] = {"model": scene.model, "positive": prompt, "negative": negative, "cfg": 3.0}
     down: dict[str, Any] = {
         "noise": inverted["NOISE"],
         "sigmas": inverted["SIGMAS"],
@@ -383,7 +383,7 @@ def rare_seeds(scene: Scene) -> None:
     wanted = scene.prompt("What to draw", wording(RARE, "blue"))
     negative = scene.prompt("Negative prompt", "")
     inverted = scene.invert(EASYINV, shown, latent)
-    guided: dict[str, Any] = {"model": scene.model, "positive": wanted, "negative": negative, "cfg": 2.0}
+    guided: dict[str, Any] = {"model": scene.model, "positive": wanted, "negative": negative, "cfg": 3.0}
     guider = page.add("CFGGuider", 2, **guided)["GUIDER"]
     sampler = page.add("KSamplerSelect", 2)["SAMPLER"]
     for title, widgets in (("From examples", {}), ("From random noise", {"fresh": 1.0})):
@@ -737,7 +737,7 @@ edit* makes the edit stronger, too. For *flux1-schnell* set **steps** to 4. It d
             ("VAELoader", {"vae_name": "ae.safetensors"}),
         ],
         pictures=[EXAMPLE],
-        tried_on=("flow", FOX, wording("fox", "purple")),
+        tried_on=("flow", picture("pig", "green", look=27), wording("pig", "green", "hat")),
     ),
     Template(
         "flux2",
@@ -793,7 +793,7 @@ Original Background** keeps every other pixel.
         shows=("Original", "Edited"),
         loaders=checkpoint("sd_xl_base_1.0.safetensors"),
         pictures=[EXAMPLE],
-        tried_on=("v-prediction", picture("red heart", "white"), wording("yellow heart", "white")),
+        tried_on=("v-prediction", picture("red heart", "white", look=33), wording("blue heart", "white")),
         needs="SAM3_Detect",
     ),
     Template(
@@ -809,6 +809,7 @@ Choose a picture, write what it shows, and write what it should show. For your o
             wording("fox", "green"),
             wording("fox", "purple"),
             EASYINV,
+            strength=3.0,
             titles=("Reconstruction", "Edit"),
         ),
         shows=("Original", "Edit"),
@@ -816,7 +817,7 @@ Choose a picture, write what it shows, and write what it should show. For your o
         app=App(
             (
                 ("INV_DemoPicture", "emoji", "picture"),
-                ("INV_DemoPicture", "background", "its background"),
+                ("INV_DemoPicture", "background", "its wall"),
                 ("Source prompt", "text", "what it shows"),
                 ("Target prompt", "text", "what it should show"),
                 ("Edit From Latent: new prompt", "strength", "how strongly to edit"),
@@ -837,7 +838,7 @@ mode show this graph.
         shows=("Original", "Edited"),
         loaders=checkpoint("sd_xl_base_1.0.safetensors"),
         pictures=[EXAMPLE],
-        tried_on=("v-prediction", FOX, wording("fox", "purple")),
+        tried_on=("v-prediction", FIRST, AFTER),
         app=App(
             (
                 ("LoadImage", "image", "your picture"),

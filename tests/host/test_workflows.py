@@ -217,7 +217,7 @@ def test_an_edit_gives_the_picture_back_and_makes_another_of_it(story: Story) ->
     assert back
     original = story.asked("Source prompt")
     assert psnr(story.picture(back), original) > 24
-    assert story.nearer(story.picture(edited), original, "Target prompt") > 6
+    assert story.nearer(story.picture(edited), original, "Target prompt") > 1.5
 
 
 def test_exact_background(story: Story) -> None:
@@ -245,7 +245,7 @@ def test_compare_methods(story: Story) -> None:
 def test_partial_upscale(story: Story) -> None:
     story.run()
     assert story.picture("Small").shape == (32, 32, 3)
-    assert story.nearer(story.picture("Redrawn"), story.picture("Upscaled"), "Prompt") > 3
+    assert story.nearer(story.picture("Redrawn"), story.picture("Upscaled"), "Prompt") > 1
 
 
 def test_style_lora(story: Story) -> None:
@@ -274,7 +274,7 @@ def test_invert_once_edit_many(story: Story, server: Server) -> None:
     original = story.asked("Source prompt")
     titles = [title for title in story.template.shows if title != "Original"]
     for title in titles:
-        assert story.nearer(story.picture(title), original, f"Target prompt: {title.lower()}") > 6, title
+        assert story.nearer(story.picture(title), original, f"Target prompt: {title.lower()}") > 1.5, title
     (saved,) = story.outputs[story.nodes["INV_Save"]]["latents"]
     before = [story.picture(title) for title in titles]
 
