@@ -459,7 +459,7 @@ def test_the_server_saves_lists_loads_and_caches(server: Server, pack: Any) -> N
     outputs, _ = run(client, graph)
     assert outputs["report"]["text"][0].startswith(("Accurate:", "Fair:", "Inaccurate:"))
     with Image.open(io.BytesIO(client.image(outputs["report"]["images"][0]))) as drawn:
-        assert drawn.size == (1228, 735)
+        assert drawn.size == (1248, 800)
     (saved,) = outputs["saved"]["latents"]
     assert saved["type"] == "output"
     file = f"{saved['subfolder']}/{saved['filename']} [output]"

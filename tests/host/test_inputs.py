@@ -253,9 +253,8 @@ def test_the_demo_model_refuses_latents_of_another(pack, bench: Bench) -> None:
 
 @pytest.mark.parametrize("preserve", [0.0, 0.8])
 def test_an_edit_refuses_a_sampler_that_inverts(bench: Bench, preserve: float) -> None:
-    node = bench.pack.nodes.guider.EditGuiderNode
-    given = {"model": bench.model, "positive": bench.other, "latent": bench.invert(steps=2)[0], "preserve": preserve}
-    guider, latent, noise, sigmas = run(node, **given)
+    up = bench.invert(steps=2)[0]
+    guider, latent, noise, sigmas = bench.edit_guider(positive=bench.other, latent=up, preserve=preserve)
     with torch.inference_mode(), pytest.raises(bench.pack.inversion.InversionError, match="This SAMPLER inverts"):
         SamplerCustomAdvanced.execute(noise, guider, bench.sampler("EasyInv"), sigmas, latent)
 

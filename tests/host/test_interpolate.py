@@ -181,7 +181,7 @@ def test_at_another_cfg_with_a_negative_prompt(sd: Pair) -> None:
     guided = {"cfg": 3.0, "negative": sd.bench.negative}
     three = Pair(sd.bench, sd.latents, sd.prompts, **guided)
     assert max(three.errors(three.shown(frames=3, edit=guided))) <= 1e-5
-    assert "at cfg 3, with the negative prompt of the inversions" in three.frames()[4]
+    assert "with cfg 3 and the negative prompt of the inversions" in three.frames()[4]
     mixed = sd.frames(latent_to=three.inverted[1])[4]
     assert "inverted at cfg 1 and 3" in mixed
 

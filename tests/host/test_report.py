@@ -95,19 +95,19 @@ def test_the_panels_are_the_pictures(bench: Bench, vae: Any, picture: Tensor) ->
 @pytest.mark.parametrize("of", ["mask", "latent"])
 def test_the_mask_is_an_outline_on_the_picture(flow: Bench, vae: Any, picture: Tensor, of: str) -> None:
     """Within it and away from it the pixels are the picture's; the line runs around it."""
-    mask = torch.zeros(1, 64, 64)
-    mask[:, 16:48, 20:40] = 1
+    mask = torch.zeros(1, 128, 128)
+    mask[:, 32:96, 40:80] = 1
     latent = flow.invert("EasyInv", steps=3)[0]
     if of == "latent":
         latent = {**latent, "noise_mask": mask}
     drawn, _ = report(flow, vae, latent, image=picture, **({"mask": mask} if of == "mask" else {})).args
     for column in (0, 1):
-        shown = panel(drawn, layout_of(flow, drawn, 320, 320, 1), 0, column)
+        shown = panel(drawn, layout_of(flow, drawn, 384, 384, 1), 0, column)
         white = (shown == 1).all(-1)
-        assert white[16 * SCALE - 3, 20 * SCALE : 40 * SCALE].all()
-        assert white[16 * SCALE : 48 * SCALE, 20 * SCALE - 3].all()
-    original = panel(drawn, layout_of(flow, drawn, 320, 320, 1), 0, 0)[::SCALE, ::SCALE]
-    for part in ((slice(16, 48), slice(20, 40)), (slice(0, 12), slice(0, 64))):
+        assert white[32 * SCALE - 3, 40 * SCALE : 80 * SCALE].all()
+        assert white[32 * SCALE : 96 * SCALE, 40 * SCALE - 3].all()
+    original = panel(drawn, layout_of(flow, drawn, 384, 384, 1), 0, 0)[::SCALE, ::SCALE]
+    for part in ((slice(32, 96), slice(40, 80)), (slice(0, 24), slice(0, 128))):
         torch.testing.assert_close(original[part], picture[0][part], atol=ROUNDING, rtol=0)
 
 
