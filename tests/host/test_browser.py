@@ -459,7 +459,8 @@ def is_tidy(frontend: Frontend) -> None:
 def test_a_new_prompt_edits_again_without_inverting_again(frontend: Frontend) -> None:
     workflow = load(FIRST_EDIT)
     inverter, target = with_steps(workflow), titles(workflow)["Target prompt"]
-    reports = set(of_type(workflow, "PreviewAny"))  # 1.32 queues the text in them, so a new text runs them once more
+    # The page queues what these show, so what is new there runs them once more.
+    reports = {*of_type(workflow, "PreviewAny"), *of_type(workflow, "ImageCompare")}
     frontend.open(FIRST_EDIT)
     frontend.type_number(inverter, "steps", 3)
 
@@ -467,14 +468,16 @@ def test_a_new_prompt_edits_again_without_inverting_again(frontend: Frontend) ->
     assert inverter in first.executed
 
     again = frontend.run()
-    assert again.graph == first.graph
+    assert {k: v for k, v in again.graph.items() if k not in reports} == {
+        k: v for k, v in first.graph.items() if k not in reports
+    }
     assert again.executed <= reports
     assert again.cached >= set(first.graph) - reports
 
     frontend.type_text(target, "a fox, white wall")
     edited = frontend.run()
     assert edited.graph[target]["inputs"]["text"] == "a fox, white wall"
-    assert edited.executed - reports == downstream(first.graph, target)
+    assert edited.executed - reports == downstream(first.graph, target) - reports
     assert inverter in edited.cached
 
 
