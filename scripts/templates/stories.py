@@ -713,7 +713,7 @@ edit* makes the edit stronger, too. For *flux1-schnell* set **steps** to 4. It d
             ("VAELoader", {"vae_name": "ae.safetensors"}),
         ],
         pictures=[EXAMPLE],
-        tried_on=("flow", FIRST, wording("koala", "yellow", "crown")),
+        tried_on=("flow", FIRST, AFTER),
     ),
     Template(
         "z_image",
