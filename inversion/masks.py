@@ -9,9 +9,8 @@ class DifferenceMask:
 
     The root mean square over channels and steps of their difference, as a share of its largest value in the picture.
     Estimates of clean latents differ most at the noisy end. So the first step says most of it, and the later ones
-    correct it little. (DiffEdit, arXiv 2210.11427, finds its mask beforehand, from added noise; DecFlowEdit sums slopes
-    over the middle half of the steps and scales between quantiles. In our measurements both find the region less well:
-    docs/editing.md.)
+    correct it little. (DiffEdit, arXiv 2210.11427, finds its mask beforehand, from added noise. DecFlowEdit sums slopes
+    over the middle half of the steps and scales between quantiles.)
 
     Arguments:
         threshold: share of the largest difference from which a place counts as changing, above 0 and up to 1.
