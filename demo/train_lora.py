@@ -19,7 +19,7 @@ from demo import scenes
 from demo.train import CACHE, WEIGHTS, State, Trainer, part
 
 FILE = scenes.HERE.parent / "tests" / "data" / "greyscale_lora.safetensors"
-RANK, STEPS, LEARNING_RATE = 4, 120, 5e-3
+RANK, STEPS, LEARNING_RATE = 4, 300, 5e-3
 SCENES = 2000  # of the training pool
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 

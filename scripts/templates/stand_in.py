@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from client import Graph
 from host import REPOSITORY
 from PIL import Image
 
+sys.path.append(str(REPOSITORY))
 from demo import scenes
 
 from .stories import STYLE, Step, Template

@@ -206,8 +206,8 @@ def edit(
 def exact_background(scene: Scene) -> None:
     page = scene.page
     scene.show("Original", scene.images[0], column=0)
-    source = scene.prompt("Source prompt", wording("fox", "green"))
-    target = scene.prompt("Target prompt", wording("fox", "purple"))
+    source = scene.prompt("Source prompt", BEFORE)
+    target = scene.prompt("Target prompt", AFTER)
     inverted = scene.invert(EASYINV, source, scene.encode(scene.images[0]))["LATENT"]
     kept = page.add("SolidMask", 2, "Black: stays as it is", value=0.0, width=128, height=128)["MASK"]
     changing = page.add("SolidMask", 2, "White: may change", width=64, height=128)["MASK"]
@@ -472,7 +472,6 @@ For your own picture use **Load Image**. Paint the mask with *Open in MaskEditor
 output in place of the three mask nodes. Without a mask the edit finds by itself where the two prompts differ.""",
         exact_background,
         shows=("Original", "Edited"),
-        pictures=[FOX],
     ),
     Template(
         "guided_nr_4_steps",
@@ -619,7 +618,7 @@ picture, connect **Edit Settings** and raise **background**.""",
         shows=("Original", "In the new style"),
         loaders=checkpoint("v1-5-pruned-emaonly-fp16.safetensors"),
         pictures=[EXAMPLE],
-        tried_on=("v-prediction", picture("panda", "orange", look=2), wording("panda", "orange")),
+        tried_on=("v-prediction", picture("dog", "white", look=5), wording("dog", "white")),
     ),
     Template(
         "sd15",
