@@ -13,8 +13,8 @@ the rows that are not there yet, `--tables` none. Writes `docs/edits-tables.md` 
 To tune: `--quick` takes every 4th tuning case, one setting and the rows that matter most, and writes to
 `output/quick/`. `--try '{"background": 0.5}'` adds a row with these inputs of Edit From Latent and Edit Settings; in it
 "source" as the value of an input is the source's caption, "empty" the empty prompt, "region" where source and truth
-differ. `--only TEXT` runs the rows whose label has TEXT in it, `--steps` and `--cfg` choose the setting, `--weights
-FOLDER` the model's weights.
+differ. `--only TEXT` runs the rows whose label has TEXT in it. `--steps`, `--cfg` and `--strength` choose the setting,
+`--weights FOLDER` the model's weights.
 """
 
 import argparse
@@ -56,15 +56,18 @@ BATCH = 25
 
 @dataclass(frozen=True)
 class Setting:
+    """`cfg` is the guidance of KSampler and FlowEdit, `strength` that of Edit From Latent."""
+
     steps: int
     cfg: float
+    strength: float
 
     def __str__(self) -> str:
-        return f"{self.steps} steps, cfg {self.cfg:g}"
+        return f"{self.steps} steps, cfg {self.cfg:g}, strength {self.strength:g}"
 
 
-MAIN = Setting(10, 3.0)
-SETTINGS = [MAIN, Setting(10, 1.0), Setting(20, 3.0)]
+MAIN = Setting(10, 3.0, 4.0)
+SETTINGS = [MAIN, Setting(4, 3.0, 4.0), Setting(20, 3.0, 4.0)]
 FEW = 75  # of the held-out cases, for the other settings
 
 
@@ -165,8 +168,7 @@ TUNING = "tuning cases"
 def from_latent(method: str, way: str, inputs: dict[str, Any] | None, **flags: bool) -> Row:
     """A row through Edit From Latent: `inputs`, those of Edit Settings too, over the defaults.
 
-    The setting's guidance is the edit's strength. None for `inputs` takes the inverted latent without its record; then
-    the guidance is from an empty negative prompt.
+    None for `inputs` takes the inverted latent without its record. Then the guidance is from an empty negative prompt.
     """
 
     def edit(batch: Batch, setting: Setting) -> Tensor:
@@ -177,7 +179,9 @@ def from_latent(method: str, way: str, inputs: dict[str, Any] | None, **flags: b
             return bench.edit(positive=bench.other, latent={"samples": latent["samples"]}, **plain)[0]["samples"]
         special = {REGION: batch.region, SOURCE: bench.positive, EMPTY: bench.negative}
         named = {name: special.get(value, value) for name, value in inputs.items()}
-        return bench.edit(**{"positive": bench.other, "latent": latent, "strength": setting.cfg} | named)[0]["samples"]
+        return bench.edit(**{"positive": bench.other, "latent": latent, "strength": setting.strength} | named)[0][
+            "samples"
+        ]
 
     label, told = f"{method}, {way}", REGION in (inputs or {}).values()
     role: Role = "told" if told else "baseline" if label == PLAIN else "edit"
@@ -217,6 +221,8 @@ ROWS = [
     from_latent("DDIM", "plain", None, quick=True),
     from_latent("DDIM", "default", {}, quick=True, everywhere=True, tuning=True),
     from_latent("DDIM", "strength 1", {"strength": 1.0}, quick=True),
+    *(from_latent("DDIM", f"strength {w:g}", {"strength": w}) for w in (2.0, 3.0, 6.0)),
+    from_latent("DDIM", "anchor 0", {"anchor": 0.0}),
     from_latent("DDIM", "cfg 3 for strength", {"strength": 1.0, "cfg": 3.0, "negative": EMPTY}, quick=True),
     from_latent("DDIM", "background 0", {"background": 0.0}),
     from_latent("EasyInv", "default", {}),
@@ -225,9 +231,10 @@ ROWS = [
     flow_edit(0.7, 1.0),
     flow_edit(0.85, 1.5, quick=True, everywhere=True),
     flow_edit(0.85, 1.0),
+    flow_edit(1.0, 3.0, quick=True, everywhere=True),
     from_latent("DDIM", "default, told the region", {"mask": REGION}, quick=True),
 ]
-SHOWN = (PLAIN, "DDIM, default", "FlowEdit, denoise 0.85, source cfg 1.5", "DDIM, default, told the region")
+SHOWN = (PLAIN, "DDIM, default", "FlowEdit, denoise 1, source cfg 3", "DDIM, default, told the region")
 EDITS_SHOWN = 20
 
 
@@ -276,7 +283,7 @@ class Lab:
         edit, seconds = img2img(0.5).edit, math.inf
         for _ in range(2):
             before, started = self.evaluations.count, time.perf_counter()
-            edit(batch, Setting(1, 3.0))
+            edit(batch, Setting(1, 3.0, 1.0))
             seconds = min(seconds, (time.perf_counter() - started) / (self.evaluations.count - before))
         return seconds
 
@@ -491,7 +498,7 @@ def write_tables(plan: Plan) -> None:
         "",
         "- held-out cases: no setting was chosen by them. Tuning cases: the others",
         "- told the region: knows which region truly changes, so an upper bound",
-        "- cfg: of image to image, plain sampling and FlowEdit. For Edit From Latent it is the strength",
+        "- cfg: of image to image, plain sampling and FlowEdit; strength: of Edit From Latent",
         "- evaluations: of the network, for one edit; a step at cfg 1 is one, a guided step two",
         "- background PSNR (dB) and SSIM: outside the region where source and truth differ, grown by a pixel, in cases "
         f"where that is {LEAST_KEPT:.0%} of the picture or more; PSNR counts up to {CAP:g} dB",
@@ -575,14 +582,15 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="a folder with the model's weights (default: the pack's)")
     parser.add_argument("--steps", type=int, default=MAIN.steps, help="with --quick")
     parser.add_argument("--cfg", type=float, default=MAIN.cfg, help="with --quick")
+    parser.add_argument("--strength", type=float, default=MAIN.strength, help="with --quick")
     parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="rows with TEXT in their label")
     parser.add_argument("--try", action="append", default=[], dest="tried", metavar="JSON", help="a row of its own")
     parser.add_argument("--resume", action="store_true", help="keep the rows that are finished")
     parser.add_argument("--tables", action="store_true", help="only write the documents again")
     options = parser.parse_args()
-    setting = Setting(options.steps, options.cfg)
+    setting = Setting(options.steps, options.cfg, options.strength)
     if setting != MAIN and not options.quick:
-        parser.error("--steps and --cfg choose the setting of --quick")
+        parser.error("--steps, --cfg and --strength choose the setting of --quick")
     plan = Plan(options.quick, setting, options.weights, tuple(options.only), tuple(options.tried), options.resume)
     chosen = MODELS if options.model == "both" else (options.model,)
     if not options.tables:

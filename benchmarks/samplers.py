@@ -91,13 +91,15 @@ class Rows:
         reports = []
 
         def edit(batch: Batch, setting: Setting) -> Tensor:
-            given = {"positive": batch.bench.other, "strength": setting.cfg}
+            given = {"positive": batch.bench.other, "strength": setting.strength}
             given |= {"source": batch.bench.positive if source else None}
             out, report = batch.bench.edit(latent=batch.inverted(METHOD, setting.steps)[0], **given, **inputs)
             reports.append(report)
             return out["samples"]
 
-        scores = self.lab.run(Row(label, edit, method=METHOD), self.batches, Setting(record, STRENGTH))[0]["scores"]
+        scores = self.lab.run(Row(label, edit, method=METHOD), self.batches, Setting(record, 1.0, STRENGTH))[0][
+            "scores"
+        ]
         names = {"background": "background PSNR", "whole": "PSNR", "success": "success"}
         found = {short: mean(scores[name]) for short, name in names.items()} | told(reports[0])
         print(f"{self.version:4}  {label:50}  {shown(found)}  {found['calls']} calls", flush=True)

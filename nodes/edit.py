@@ -166,4 +166,4 @@ def strength_input() -> io.Input:
     )
 
 
-STRENGTH = 3.0
+STRENGTH = 4.0

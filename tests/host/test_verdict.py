@@ -1,4 +1,4 @@
-"""On the trained models, the verdict's class never says more than the round trip shows."""
+"""On the trained models, what the verdict calls accurate is never another picture, and "usually" is true."""
 
 from typing import Any
 
@@ -12,7 +12,6 @@ PICTURES = [("blue heart", "white"), ("house", "orange"), ("owl", "grey"), ("thu
 
 
 @pytest.mark.once
-@pytest.mark.xfail(reason="the bounds were read off the first demo models", strict=False)
 @pytest.mark.parametrize("version", ["v-prediction", "flow"])
 def test_the_verdict_never_says_more_than_the_round_trip(pack, version: str) -> None:
     library = pack.inversion
@@ -25,8 +24,9 @@ def test_the_verdict_never_says_more_than_the_round_trip(pack, version: str) -> 
         "Fixed Point": library.FixedPoint(3, anderson=3),
         "Guided NR": library.GuidedNewton(2, start="extrapolated"),
     }
-    contradictions, classes = [], set()
-    for steps, cfg in ((4, 1.0), (10, 1.0), (10, 3.0), (20, 1.0)):
+    contradictions: list[str] = []
+    shown: dict[str, list[float]] = {}
+    for steps, cfg in ((4, 1.0), (10, 1.0), (10, 3.0)):
         for name, method in methods.items():
 
             def walk(denoiser: Any, x: Tensor, grid: Any, _: Any, method: Any = method) -> tuple[Tensor, Any]:
@@ -36,14 +36,17 @@ def test_the_verdict_never_says_more_than_the_round_trip(pack, version: str) -> 
 
             _, found = bench.through(walk, pack.nodes.host.scheduled_sigmas(bench.model, steps, "normal", 1.0), cfg)
             for risk, decibels in zip(*found, strict=True):
-                said, shown = library.verdict.of_risk(risk), library.verdict.of_round_trip([decibels], steps)
-                classes.add(said.split(":")[0])
-                if (said.startswith("Accurate:") and not shown.startswith("Accurate:")) or (
-                    said.startswith("Fair:") and shown.startswith("Inaccurate:")
-                ):
+                said = library.verdict.of_risk(risk).split(":")[0]
+                shown.setdefault(said, []).append(decibels)
+                measured = library.verdict.of_round_trip([decibels], steps)
+                if said == "Accurate" and measured.startswith("Inaccurate:"):
                     contradictions.append(f"{name}, {steps} steps, cfg {cfg:g}: risk {risk:.3f}, {decibels:.1f} dB")
     assert not contradictions
-    assert len(classes) == 3  # all of them were tried
+    assert shown.keys() == {"Accurate", "Fair", "Rough"}  # all of them were tried
+    middle = {said: float(torch.tensor(values).median()) for said, values in shown.items()}
+    assert middle["Accurate"] >= library.verdict.NEAR
+    assert middle["Fair"] >= library.verdict.ALIKE
+    assert middle["Accurate"] > middle["Fair"] > middle["Rough"]
 
 
 def with_pictures(bench: Bench) -> Bench:

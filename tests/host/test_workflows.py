@@ -31,6 +31,7 @@ from templates.stand_in import lay_out, scene_of, scenes, stand_in
 from templates.stories import METHODS, TEMPLATES, Step, Template, files
 from torch import Tensor
 
+from demo import judge
 from workflows import BLUEPRINT, WORKFLOWS, build_all
 
 WIDGETS = Path(__file__).parents[1] / "data" / "widgets.json"
@@ -76,9 +77,6 @@ def truth(picture: Step, caption: str) -> np.ndarray:
     assert asked
     scene = scenes.edited(scene_of(picture), thing=asked["thing"], wall=asked["wall"], hat=asked["hat"] or "")
     return scenes.picture(scene).astype(np.float64)
-
-
-NEW_MODEL = pytest.mark.xfail(reason="the new demo model's stories are not retuned yet", strict=False)
 
 
 class Story:
@@ -223,7 +221,6 @@ def test_an_edit_gives_the_picture_back_and_makes_another_of_it(story: Story) ->
     assert story.nearer(story.picture(edited), original, "Target prompt") > 1.5
 
 
-@NEW_MODEL
 def test_exact_background(story: Story) -> None:
     """The left half has the pixels of the picture itself, without the autoencoder's changes."""
     story.run()
@@ -233,28 +230,39 @@ def test_exact_background(story: Story) -> None:
     assert psnr(after[:, 64:], right) > psnr(before[:, 64:], right) + 1.5
 
 
-@NEW_MODEL
 def test_compare_methods(story: Story) -> None:
-    """What its note says: how many calls each method makes, and that Fixed Point makes those that a step needs."""
+    """What its note says: how many calls each method makes, and that Fixed Point stops where a step is solved."""
     story.run()
     calls = {
         name: int(found[1]) for name in METHODS if (found := CALLS.search(story.text(f"Inversion Report: {name}")))
     }
     assert calls["EasyInv"] == calls["DDIM"] == STEPS
     assert calls["Guided NR"] == 2 * STEPS
-    assert STEPS <= calls["Fixed Point"] < 2 * STEPS
+    assert STEPS <= calls["Fixed Point"] < 3 * STEPS  # of 8 a step
     for name in METHODS:
         assert story.picture(f"Inversion Report: {name}").std() > 0.1
 
 
-@NEW_MODEL
 def test_partial_upscale(story: Story) -> None:
+    """New detail, of what the prompt names."""
     story.run()
     assert story.picture("Small").shape == (32, 32, 3)
-    assert story.nearer(story.picture("Redrawn"), story.picture("Upscaled"), "Prompt") > 1
+    upscaled, redrawn = story.picture("Upscaled"), story.picture("Redrawn")
+    assert detail(redrawn) > 1.2 * detail(upscaled)
+    assert seen([redrawn]) == [("tiger", "yellow")]
 
 
-@NEW_MODEL
+def detail(picture: np.ndarray) -> float:
+    """How much neighbouring pixels differ."""
+    return float(np.abs(np.diff(picture, axis=0)).mean() + np.abs(np.diff(picture, axis=1)).mean())
+
+
+def seen(pictures: list[np.ndarray]) -> list[tuple[str, str]]:
+    """The object and the wall that the demo's judge sees in each."""
+    batch = torch.from_numpy(np.stack(pictures)).movedim(-1, 1).float()
+    return [(found.thing, found.wall) for found in judge.load().see(batch)]
+
+
 def test_style_lora(story: Story) -> None:
     """The LoRA that stands in makes grey what the plain model gives back in colour."""
     plain = story.graph[story.nodes["The style, for the edit alone"]]["inputs"]["model"]
@@ -308,15 +316,14 @@ def test_interpolate(story: Story) -> None:
     assert nearer_the_last == sorted(nearer_the_last)
 
 
-@NEW_MODEL
 def test_rare_seeds(story: Story) -> None:
-    """Drawn from the examples' noise, the rare picture is nearer to the real one than from any noise."""
+    """From the examples' noise the model draws the rare thing more often than from random noise."""
     story.run()
-    wanted = story.asked("What to draw")
     examples, random = (
-        [psnr(story.picture(title, i), wanted) for i in range(4)] for title in ("From examples", "From random noise")
+        sum(thing == "rocket" for thing, _ in seen([story.picture(title, i) for i in range(4)]))
+        for title in ("From examples", "From random noise")
     )
-    assert min(examples) > max(random)
+    assert examples > random
 
 
 # --- and with checkpoints ---------------------------------------------------------------------------------------------
