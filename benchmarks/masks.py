@@ -1,7 +1,7 @@
 """Where do two prompts differ? `python scripts/benchmark.py masks [--quick] [--model VERSION]`
 
-The edit's automatic mask against rules from papers, on the cases of `edit_cases.py`. A picture is inverted at cfg 1, and
-at each step's recorded point the model is asked under the edit's caption. A rule makes a map of the differences of the
+The edit's automatic mask against rules from papers, on the cases of `edit_cases.py`. A picture is inverted at cfg 1,
+and at each step's recorded point the model is asked under the edit's caption. A rule makes a map of the differences of the
 clean estimates; the mask is where the map is above a threshold. The threshold is chosen on 55 tuning cases, and the
 masks are compared with the regions that truly change on 75 held-out cases. Writes `docs/masks-tables.md`.
 """
@@ -121,8 +121,8 @@ def main() -> None:
         f"Made by `python scripts/benchmark.py masks{' --quick' * options.quick}`.",
         "",
         "Overlap (intersection over union) of masks with the regions that truly change: mean and standard error, and "
-        f"the threshold that the tuning cases chose. {STEPS} steps, inverted by DDIM at cfg 1. The pack's rule is *all, "
-        "mean square, largest*.",
+        f"the threshold that the tuning cases chose. {STEPS} steps, inverted by DDIM at cfg 1. The pack's rule is "
+        "*all, mean square, largest*.",
         "",
         "| steps, how they are put together, scale | " + " | ".join(chosen) + " |",
         "|---" * (1 + len(chosen)) + "|",

@@ -32,7 +32,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from client import Client, Graph, QueueError
+from client import UNSAVED, Client, Graph, QueueError
 from fuzz_graphs import finite
 from host import DEFAULT, PACK, PACKAGES, Server, command_line, ensure, say
 
@@ -185,6 +185,8 @@ class Maker:
         graph = self.edited(draw, self.inverted(draw))
         images = {"original": ["picture", 0], "edited": ["decoded", 0], "mask": ["edited", 2]}
         graph["restored"] = self.node("INV_RestoreBackground", **images)
+        slider = {name: UNSAVED["IMAGECOMPARE"] for name in self.offered["ImageCompare"]["input"].get("required", {})}
+        graph["compared"] = node("ImageCompare", image_a=["picture", 0], image_b=["restored", 0], **slider)
         graph["image"]["inputs"]["images"] = ["restored", 0]
         return graph
 
@@ -335,16 +337,22 @@ def soak(
 
 
 def planned(maker: Maker, seed: int, number: int, interrupted: float) -> tuple[int, Graph, float | None]:
-    """(number, graph, seconds after which to interrupt it, None for never)."""
+    """(number, graph, seconds of its run after which to interrupt it, None for never)."""
     draw, recipes = random.Random(f"{seed} {number}"), maker.recipes.copy()
     turn, place = divmod(number, len(recipes))
     random.Random(f"{seed} turn {turn}").shuffle(recipes)  # each once before any comes again
-    graph, moment = recipes[place](draw), draw.uniform(0, 1.5)
+    graph, moment = recipes[place](draw), draw.uniform(0, 0.8)
     return number, graph, moment if turn and draw.random() < interrupted else None
 
 
 def kinds(graph: Graph) -> list[str]:
     return [made["class_type"] for made in graph.values()]
+
+
+def wait_for(client: Client, prompt: str) -> None:
+    """Until a graph's turn has come."""
+    while any(waiting[1] == prompt for waiting in json.loads(client.get("/queue"))["queue_pending"]):
+        time.sleep(0.02)
 
 
 def one(client: Client, graph: Graph, moment: float | None, output: Path) -> tuple[str, str]:
@@ -354,6 +362,7 @@ def one(client: Client, graph: Graph, moment: float | None, output: Path) -> tup
     except QueueError as error:
         return "BAD: refused", str(error)[:1000]
     if moment is not None:
+        wait_for(client, prompt)
         time.sleep(moment)
         post(client, "/interrupt", prompt_id=prompt)
     end = time.monotonic() + PATIENCE

@@ -122,7 +122,7 @@ def test_every_widget_is_read(flow: Bench, method: str, change: dict) -> None:
 
 def test_reports(flow: Bench) -> None:
     report = flow.invert("GuidedNR")[3]
-    assert report.startswith("Fair: with its record the picture comes back exactly.")
+    assert report.startswith("Rough: with its record the picture comes back exactly.")
     assert "4 steps" in report
     assert "8 model calls" in report
     assert "sign step (auto; at cfg 1" in report

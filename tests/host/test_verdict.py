@@ -22,6 +22,7 @@ def test_the_verdict_never_says_more_than_the_round_trip(pack, version: str) -> 
         "EasyInv, SD": library.EasyInv(0.5, 0.05, 0.2),
         "EasyInv, before": library.EasyInv(0.5, 0.05, 0.5, "before"),
         "Fixed Point": library.FixedPoint(3, anderson=3),
+        "Fixed Point, solved": library.FixedPoint(12, 1e-3, anderson=3),
         "Guided NR": library.GuidedNewton(2, start="extrapolated"),
     }
     contradictions: list[str] = []

@@ -110,7 +110,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(job: Job, capsys: 
     assert not Path(job.output).exists()
     said = capsys.readouterr().out
     assert "60 pictures to invert: 19 of 16 x 16, 19 of 16 x 24, 19 of 24 x 16." in said
-    assert "3 of them are no pictures" in said
+    assert "3 of them cannot be used." in said
     assert "At most 570 model calls (for each picture 10 to invert) and 570 passes through the network." in said
     assert "latents 77.8 kB, records 1.2 MB." in said
 
