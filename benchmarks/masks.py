@@ -1,8 +1,8 @@
 """Where do two prompts differ? `python scripts/benchmark.py masks [--quick] [--model VERSION]`
 
 The edit's automatic mask against rules from papers, on the cases of `edit_cases.py`. A picture is inverted at cfg 1,
-and at each step's recorded point the model is asked under the edit's caption. A rule makes a map of the differences of the
-clean estimates; the mask is where the map is above a threshold. The threshold is chosen on 55 tuning cases, and the
+and at each step's recorded point the model is asked under the edit's caption. A rule makes a map of the differences of
+the clean estimates; the mask is where the map is above a threshold. The threshold is chosen on 55 tuning cases, and the
 masks are compared with the regions that truly change on 75 held-out cases. Writes `docs/masks-tables.md`.
 """
 

@@ -445,13 +445,16 @@ def lost(came: Soak, output: Path) -> list[str]:
     return wrong
 
 
+PREVIEWS = ("ComfyUI_temp_", "comfy.compare.")  # how the host calls the pictures that it shows
+
+
 def left_over(output: Path) -> list[str]:
     """Files that nobody asked for: half written ones in the output folder, others than previews in the temporary."""
     base = output.parent
     found = [path for path in output.rglob("*") if path.name.startswith(".") or path.suffix == ".part"]
     for folder in (base / "temp", base / "system-temp"):
         paths = folder.rglob("*") if folder.is_dir() else []
-        found += [path for path in paths if path.is_file() and not path.name.startswith("ComfyUI_temp_")]
+        found += [path for path in paths if path.is_file() and not path.name.startswith(PREVIEWS)]
     return [f"{path} was left over." for path in found]
 
 
