@@ -131,6 +131,12 @@ class Departure:
         else:
             level = grid.levels[k]
             point, slope = self._source_at(e, k)
+        under_source: Tensor | None = None
+        if self.strength != 1:
+            assert self.of_source is not None
+            under_source = grid.slope(point + e, self.of_source(point + e, level), level) - slope
+            under_source = grid.denoised(e, under_source, level)
+            self.source_calls += 1
         denoised = self.denoiser(point + e, level)
         if not denoised.isfinite().all():
             raise DivergedError(
@@ -141,11 +147,7 @@ class Departure:
         # Of the slopes, because their difference is 0 to the last bit where the predictions are the same.
         d = grid.denoised(e, grid.slope(point + e, denoised, level) - slope, level)
         asked = d  # what the change of prompts asks for
-        if self.strength != 1:
-            assert self.of_source is not None
-            under_source = grid.slope(point + e, self.of_source(point + e, level), level) - slope
-            self.source_calls += 1
-            under_source = grid.denoised(e, under_source, level)
+        if under_source is not None:
             asked = d - under_source
             d = under_source + self.strength * asked
             # Where the prompts agree and the model is another one, such as with a LoRA, the model asks for the change.

@@ -92,14 +92,14 @@ class Edit:
             start: the state to start from instead.
         """
         structured = self.structure.steps > 0
-        beside = SharedAttention(denoiser, self.source, self.structure) if structured else denoiser
+        beside = denoiser if not structured else SharedAttention(denoiser, self.source, self.structure)
         if self.plain and start is None and grid == self.source.grid and (sampler is None or not structured):
             if sampler is None:
                 edited, calls = sample(beside, x, grid, callback=callback, noise=self.source.noise), grid.steps
             else:
                 edited, calls = play_plain(sampler, denoiser, x, grid, callback)
             return edited, Told(calls, beside, None)
-        of_source = denoiser.of_source if self.between or self.strength != 1 else None
+        of_source = beside.of_source if self.between or self.strength != 1 else None
         departure = Departure(beside, self.source, self.keep, of_source, self.strength, self.between)
         top, bottom = grid.levels[0], grid.levels[-1]
         # The record's own state is one that no node in between has rounded.

@@ -96,8 +96,8 @@ class EditSettingsNode(io.ComfyNode):
                 _share("anchor", 1.0, "Ties each step to the same step of the inversion. 1: the same prompt gives the "
                        "picture back exactly. 0: plain sampling."),
                 _share("anchor_end", 1.0, "Share of the steps that are tied, from the noisy end."),
-                _share("structure", 0.0, "Share of the steps that use the original's self-attention. Each of these "
-                       "steps costs twice as much."),
+                _share("structure", 0.0, "Share of the steps that use the original's self-attention, to keep shapes. "
+                       "At strength 1, and with models like Flux and SD3, it costs one more model call a step."),
                 _share("structure_layers", 1.0, "Share of the layers that use it, counted from the last."),
                 cfg_input(1.0, "Guidance of the new prompt, away from `negative`. 1: none. Strength does the same from "
                           "the original's prompt, and keeps more of the picture."),

@@ -1,11 +1,13 @@
 """Keeping the source's layout: the edit borrows the source's self-attention.
 
-In self-attention, queries and keys say which places belong together, and values what is there. Computed from the
-source's states, queries and keys make the edit arrange its own values as the source does (Plug-and-Play, arXiv
-2211.12572, and the self-attention part of Prompt-to-Prompt, arXiv 2208.01626).
+In self-attention, queries and keys say which places belong together, and values what is there. Computed for the source,
+queries and keys make the edit arrange its own values as the source does (Plug-and-Play, arXiv 2211.12572, and the
+self-attention part of Prompt-to-Prompt, arXiv 2208.01626).
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,21 +33,25 @@ class Structure:
     layers: float = 1.0
 
 
+Item = tuple[int, int]
+"""Which prompt of a call (0: positive, 1: negative) and, where it has several parts, which of them."""
+
+
 class SharedAttention:
-    """A `Denoiser` that evaluates the source's state beside the edit's, in one batch, and shares its attention.
+    """A `Denoiser` of the edit that borrows from an evaluation of the source just before.
+
+    Where the edit asks the model about the source's prompt anyway, this evaluation is the one to borrow from, at no
+    further cost. Otherwise the source's own state is evaluated under the edit's prompt, which is a call more. So it is,
+    too, where text and picture attend to each other as one (Flux, SD3): there two prompts' tokens cannot be told from
+    the picture's, but under one prompt they can. They are those at either end that both evaluations have in common, and
+    their queries and keys stay the edit's.
 
     It works wherever the host asks for attention: its one override of every model's attention function, on this run's
     own options, and chained with an override that is there already. Self-attention is told by as many keys as queries.
-    The host may put the two conditionings of guidance into one call or two, in either order: within each, the first
-    half of the items is the source.
-
-    Where text and picture attend to each other as one (Flux, SD3), the text's queries and keys stay the edit's. They
-    are the tokens at either end that source and edit have in common when they are first asked about: both are shown the
-    edit's prompt, and the states of their pictures differ.
 
     Arguments:
         denoiser: the host's.
-        source: the inversion; its states are the source's at every level.
+        source: the inversion; its points are the source's states.
         structure: how many steps and layers share.
     """
 
@@ -53,62 +59,110 @@ class SharedAttention:
         self.denoiser, self.layers = denoiser, structure.layers
         count = round(structure.steps * source.grid.steps)
         self.points = dict(zip(source.grid.levels[:count], source.points.flip(0), strict=False))
-        self.seen = self.total = self.evaluations = 0
-        self.joint = True  # whether text and picture attend to each other as one, and no prompt is looked up apart
-        self.text: dict[int, tuple[int, int]] = {}  # of attention over so many tokens: how many first and last are text
+        self.evaluations = 0
+        self._kept: dict[Item, list[tuple[Tensor, Tensor]]] = {}
+        self._joint = True  # whether text and picture attend to each other as one, and no prompt is looked up apart
+        self._text: dict[
+            int, tuple[int, int]
+        ] = {}  # of attention over so many tokens: how many first and last are text
+
+    def of_source(self, x: Tensor, level: Level) -> Tensor:
+        """The model under the source's prompt, to borrow from next."""
+        if level not in self.points:
+            return self.denoiser.of_source(x, level)
+        with self._attention(self._keep):
+            denoised = self.denoiser.of_source(x, level)
+        if self._joint:
+            self._kept.clear()
+        return denoised
 
     def __call__(self, x: Tensor, level: Level) -> Tensor:
         if level not in self.points:
             return self.denoiser(x, level)
+        if not self._kept:
+            self.evaluations += 1
+            with self._attention(self._keep):
+                self.denoiser(self.points[level].to(x), level)
+        if not self._kept:
+            raise InversionError(
+                "This model's self-attention cannot be shared, which structure needs. Set structure to 0. The other "
+                "settings and masks work with every model."
+            )
+        try:
+            with self._attention(self._borrow):
+                return self.denoiser(x, level)
+        finally:
+            self._kept.clear()
+            self._text.clear()
+
+    @contextmanager
+    def _attention(self, change: Callable[[list[Item], int, Tensor, Tensor], tuple[Tensor, Tensor]]) -> Iterator[None]:
+        """While this lasts, queries and keys of self-attention go through `change`: (items, layer, q, k) -> (q, k)."""
         options = self.denoiser.options["model_options"].setdefault("transformer_options", {})
         before = options.get(OVERRIDE)
-        self.seen, self.evaluations = 0, self.evaluations + 1
-        self.text.clear()
-        options[OVERRIDE] = self._attention(before)
+        call: Any = None  # the host's own list of a call's prompts is new in every call
+        layer, parts, items = 0, Counter(), []
+
+        def shared(attention: Callable, q: Tensor, k: Tensor, v: Tensor, *rest: Any, **named: Any) -> Tensor:
+            nonlocal call, layer, items
+            prompts = named["transformer_options"]["cond_or_uncond"]
+            if prompts is not call:
+                call, layer, items = prompts, 0, []
+                for prompt in prompts:
+                    items.append((prompt, parts[prompt]))
+                    parts[prompt] += 1
+            if q.shape == k.shape:
+                q, k = change(items, layer, q, k)
+                layer += 1
+            else:
+                self._joint = False
+            if before is not None:
+                return before(attention, q, k, v, *rest, **named)
+            return attention(q, k, v, *rest, **named)
+
+        options[OVERRIDE] = shared
         try:
-            both = self.denoiser(torch.cat([self.points[level].to(x), x]), level)
+            yield
         finally:
             if before is None:
                 del options[OVERRIDE]
             else:
                 options[OVERRIDE] = before
-        if not self.seen:
+
+    def _keep(self, items: list[Item], layer: int, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        for item, *parts in zip(items, q.chunk(len(items)), k.chunk(len(items)), strict=True):
+            self._kept.setdefault(item, []).append((parts[0], parts[1]))
+        return q, k
+
+    def _borrow(self, items: list[Item], layer: int, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        first = next(
+            iter(self._kept.values())
+        )  # what an item borrows that the source does not have, such as a negative
+        pairs = [self._kept.get(item, first)[layer] for item in items]
+        source_q, source_k = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        if source_q.shape != q.shape:
             raise InversionError(
-                "This model's self-attention cannot be shared, which structure needs. Set structure to 0. The other "
-                "settings and masks work with every model."
+                "structure borrows from the original's prompt, and that covers another part of the picture than the "
+                "new prompt. Set structure to 0, or set both prompts for the whole picture."
             )
-        self.total = self.seen  # at the first step source and edit are one state, so nothing is lost by counting there
-        return both.chunk(2)[1]
-
-    def _attention(self, before: Callable | None) -> Callable:
-        def shared(attention: Callable, q: Tensor, k: Tensor, v: Tensor, *rest: Any, **named: Any) -> Tensor:
-            self.joint &= q.shape == k.shape
-            if q.shape == k.shape:
-                self.seen += 1
-                prompts, tokens = len(named["transformer_options"]["cond_or_uncond"]), q.shape[-2]
-                if tokens not in self.text:
-                    self.text[tokens] = _in_common(q, prompts) if self.joint else (0, 0)
-                if self.seen > self.total * (1 - self.layers):
-                    q, k = (_of_source(part, prompts, *self.text[tokens]) for part in (q, k))
-            if before is not None:
-                return before(attention, q, k, v, *rest, **named)
-            return attention(q, k, v, *rest, **named)
-
-        return shared
+        tokens = q.shape[-2]
+        if tokens not in self._text:
+            self._text[tokens] = _in_common(source_q, q) if self._joint else (0, 0)
+        if layer < len(first) * (1 - self.layers):
+            return q, k
+        text = self._text[tokens]
+        return _picture(source_q, q, *text), _picture(source_k, k, *text)
 
 
-def _of_source(part: Tensor, prompts: int, first: int = 0, last: int = 0) -> Tensor:
-    """For each prompt's items, (source, edit), both made the source's but for so many tokens: (prompts * 2 B, ...)."""
-    items = part.unflatten(0, (prompts, 2, -1))
-    end = items.shape[-2] - last
-    made = items[:, :1].expand_as(items)
-    return torch.cat([items[..., :first, :], made[..., first:end, :], items[..., end:, :]], -2).flatten(0, 2)
+def _picture(source: Tensor, edit: Tensor, first: int, last: int) -> Tensor:
+    """The source's tokens, but for so many first and last ones, which are the edit's."""
+    end = source.shape[-2] - last
+    return torch.cat([edit[..., :first, :], source[..., first:end, :], edit[..., end:, :]], -2)
 
 
-def _in_common(part: Tensor, prompts: int) -> tuple[int, int]:
+def _in_common(source: Tensor, edit: Tensor) -> tuple[int, int]:
     """How many tokens at the beginning or (the other is 0) at the end source and edit have in common; 0 if all."""
-    items = part.unflatten(0, (prompts, 2, -1))
-    same = (items[:, 0] == items[:, 1]).movedim(-2, 0).flatten(1).all(1).long()
+    same = (source == edit).movedim(-2, 0).flatten(1).all(1).long()
     first, last = (int(run.cumprod(0).sum()) for run in (same, same.flip(0)))
     if first == len(same):
         return 0, 0
