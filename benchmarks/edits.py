@@ -8,13 +8,14 @@ the nearest of all candidate pictures is the one asked for. All rows run on the 
 never sees; the default runs on the 275 tuning cases too, and some rows on 75 of the held-out cases at other settings.
 
 Each version gets a process with one thread. What is finished is in `output/edits-VERSION.json`; `--resume` runs only
-the rows that are not there yet, `--tables` none. Writes `docs/edits-tables.md` and `docs/edits.png`.
+the rows that are not there yet, `--tables` none. Writes `docs/edits-tables.md`, `docs/edits.png` and
+`docs/edit-curves.png`.
 
 To tune: `--quick` takes every 4th tuning case, one setting and the rows that matter most, and writes to
 `output/quick/`. `--try '{"background": 0.5}'` adds a row with these inputs of Edit From Latent and Edit Settings; in it
 "source" as the value of an input is the source's caption, "empty" the empty prompt, "region" where source and truth
-differ. `--only TEXT` runs the rows whose label has TEXT in it. `--steps`, `--cfg` and `--strength` choose the setting,
-`--weights FOLDER` the model's weights.
+differ, "lower start" the SIGMAS of denoise 0.9. `--only TEXT` runs the rows whose label has TEXT in it. `--steps`,
+`--cfg` and `--strength` choose the setting, `--weights FOLDER` the model's weights.
 """
 
 import argparse
@@ -161,7 +162,7 @@ class Row:
 
 
 PLAIN = "DDIM, plain"
-REGION, SOURCE, EMPTY = "region", "source", "empty"
+REGION, SOURCE, EMPTY, LOWER = "region", "source", "empty", "lower start"
 TUNING = "tuning cases"
 
 
@@ -178,6 +179,7 @@ def from_latent(method: str, way: str, inputs: dict[str, Any] | None, **flags: b
             plain = {"negative": bench.negative, "cfg": setting.cfg, "sigmas": sigmas}
             return bench.edit(positive=bench.other, latent={"samples": latent["samples"]}, **plain)[0]["samples"]
         special = {REGION: batch.region, SOURCE: bench.positive, EMPTY: bench.negative}
+        special[LOWER] = bench.pack.nodes.host.scheduled_sigmas(bench.model, setting.steps, "normal", 0.9)
         named = {name: special.get(value, value) for name, value in inputs.items()}
         return bench.edit(**{"positive": bench.other, "latent": latent, "strength": setting.strength} | named)[0][
             "samples"
@@ -221,11 +223,14 @@ ROWS = [
     from_latent("DDIM", "plain", None, quick=True),
     from_latent("DDIM", "default", {}, quick=True, everywhere=True, tuning=True),
     from_latent("DDIM", "strength 1", {"strength": 1.0}, quick=True),
-    *(from_latent("DDIM", f"strength {w:g}", {"strength": w}) for w in (2.0, 3.0, 6.0)),
+    *(from_latent("DDIM", f"strength {w:g}", {"strength": w}) for w in (2.0, 3.0, 6.0, 9.0)),
     from_latent("DDIM", "anchor 0", {"anchor": 0.0}),
     from_latent("DDIM", "cfg 3 for strength", {"strength": 1.0, "cfg": 3.0, "negative": EMPTY}, quick=True),
     from_latent("DDIM", "background 0", {"background": 0.0}),
+    from_latent("DDIM", "structure 0.3", {"structure": 0.3}),
+    from_latent("DDIM", "start at 0.9", {"sigmas": LOWER}),
     from_latent("EasyInv", "default", {}),
+    from_latent("Guided NR", "strength 2", {"strength": 2.0}),
     from_latent("Guided NR", "default", {}),
     from_latent("Fixed Point", "default", {}),
     flow_edit(0.7, 1.0),
@@ -477,6 +482,60 @@ def verdict(found: dict[str, Results]) -> list[str]:
     return table(["", *baselines, "all of them"], lines)
 
 
+def figure_of(result: dict[str, Any]) -> tuple[float, float]:
+    """A row in the plot: background PSNR in dB, success in %."""
+    return mean(result["scores"]["background PSNR"]), 100 * mean(result["scores"]["success"])
+
+
+def front(results: Results) -> list[str]:
+    """The rows that no other row beats in one of background PSNR and success without losing in the other."""
+    asked = {row.label: figure_of(results[row.label]) for row in ROWS if row.role != "told" and row.label in results}
+    asked = {label: found for label, found in asked.items() if results[label]["evaluations"]}  # not: no edit, truth
+    better = lambda a, b: a != b and all(x >= y for x, y in zip(a, b, strict=True))  # noqa: E731
+    best = [label for label, found in asked.items() if not any(better(other, found) for other in asked.values())]
+    return sorted(best, key=lambda label: asked[label])
+
+
+def curves() -> dict[str, list[str]]:
+    """What the plot joins by a line: name -> labels in the dial's order."""
+    strengths = [f"DDIM, strength {w}" for w in (1, 2, 3)] + ["DDIM, default", "DDIM, strength 6", "DDIM, strength 9"]
+    guided = ["Guided NR, strength 2", "Guided NR, default"]
+    img2img = [row.label for row in ROWS if row.label.startswith("img2img")]
+    flow_edit = [row.label for row in ROWS if row.label.startswith("FlowEdit")]
+    return {
+        f"strength 1 to 9 ({MAIN.strength:g}: the default)": strengths,
+        f"Guided NR, strength 2 and {MAIN.strength:g}": guided,
+        "image to image, denoise 0.4 to 0.9": img2img,
+        "FlowEdit": flow_edit,
+    }
+
+
+def plot(found: dict[str, Results], path: Path) -> None:
+    """Success over background PSNR, with the dials as curves."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(found), figsize=(13, 5.2), sharey=True, layout="constrained", squeeze=False)
+    for axis, (version, results) in zip(axes[0], found.items(), strict=True):
+        joined = curves()
+        for name, labels in joined.items():
+            points = [figure_of(results[label]) for label in labels if label in results]
+            axis.plot(*zip(*points, strict=True), marker="o", label=name, linestyle="" if name == "FlowEdit" else "-")
+        known = {label for labels in joined.values() for label in labels}
+        for label, result in results.items():
+            if label not in known and result["evaluations"]:
+                axis.plot(*figure_of(result), marker="x", color="dimgrey")
+                axis.annotate(label, figure_of(result), fontsize=7, xytext=(3, 3), textcoords="offset points")
+        axis.set_title(f"{version}, {MAIN.steps} steps")
+        axis.set_xlabel("background PSNR, dB")
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("success, %")
+    axes[0][0].legend(fontsize=8)
+    figure.savefig(path, dpi=90)
+
+
 def write_tables(plan: Plan) -> None:
     """The documents, from what is stored."""
     loaded = {v: json.loads(plan.stored(v, "json").read_text()) for v in MODELS if plan.stored(v, "json").exists()}
@@ -517,12 +576,15 @@ def write_tables(plan: Plan) -> None:
         for version, stored in loaded.items():
             title = f"## {version}, other settings: success in % / background PSNR in dB, {FEW} held-out cases"
             lines += [title, "", *settings_table(stored["results"])]
+    lines += ["## The best rows", "", "No other row keeps more of the background at equal or more successes:", ""]
+    lines += [f"- {version}: {'; '.join(front(results))}" for version, results in found.items()] + [""]
     title = f"## Which rows beat image to image and plain DDIM at {plan.setting}"
     meaning = "On background PSNR and on success at once, on the versions named."
     lines += [title, "", meaning, "", *conclusion]
     folder = plan.stored("", "").parent if plan.quick else REPOSITORY / "docs"
     (folder / "edits-tables.md").write_text("\n".join(lines), encoding="utf-8")
     contact_sheet(found, plan).save(folder / "edits.png", optimize=True)
+    plot(found, folder / "edit-curves.png")
     print("\n".join([title, "", *conclusion, str(folder / "edits-tables.md"), str(folder / "edits.png")]))
 
 
