@@ -520,9 +520,10 @@ def plot(found: dict[str, Results], path: Path) -> None:
     figure, axes = pyplot.subplots(1, len(found), figsize=(13, 5.2), sharey=True, layout="constrained", squeeze=False)
     for axis, (version, results) in zip(axes[0], found.items(), strict=True):
         joined = curves()
-        for name, labels in joined.items():
+        for i, (name, labels) in enumerate(joined.items()):
             points = [figure_of(results[label]) for label in labels if label in results]
-            axis.plot(*zip(*points, strict=True), marker="o", label=name, linestyle="" if name == "FlowEdit" else "-")
+            line = "" if name == "FlowEdit" else "-"
+            axis.plot(*zip(*points, strict=True), line, marker="o", color=f"C{i}", label=name)
         known = {label for labels in joined.values() for label in labels}
         for label, result in results.items():
             if label not in known and result["evaluations"]:
