@@ -6,8 +6,8 @@
     web/docs/report.jpg  the Inversion Report of the picture
     docs/first_edit_graph.jpg  the first template after a run: the browser test's screenshot, if there is one
 
-The demo model makes them: a cat is inverted, and comes down again as a tiger. What lies on the way is mixed as a flow
-model mixes it, (1 - s) picture + s noise.
+The demo model makes them: it inverts a koala, and edits it so that it wears a hat. The states between picture and noise
+are mixed as a flow model mixes them, (1 - s) picture + s noise.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path += [str(REPOSITORY / folder) for folder in ("scripts", "tests/host")]
 ASSETS, REPORT = REPOSITORY / "assets", REPOSITORY / "web" / "docs" / "report.jpg"
 SCREENSHOT = REPOSITORY / "output" / "browser" / "0.30.0" / "first_edit.png"
-GRAPH, CANVAS = REPOSITORY / "docs" / "first_edit_graph.jpg", (270, 120, 1660, 1080)  # the screenshot without its bars
+GRAPH, CANVAS = REPOSITORY / "docs" / "first_edit_graph.jpg", (270, 120, 1660, 790)  # the screenshot without its bars
 SOURCE, EDIT = ("koala", "yellow"), "a koala with a hat, yellow wall"
 TITLE, SUBTITLE = "Image Inversion and Editing", "find a picture's noise, then change the words"
 BACK, BRIGHT, DIM = (24, 26, 32), (240, 240, 244), (150, 154, 166)

@@ -135,7 +135,8 @@ def build(template: Template, info: dict[str, Any]) -> str:
             page.add("GetVideoComponents", 0, video=wire["VIDEO"])["IMAGE"] if "VIDEO" in wire else wire["IMAGE"]
         )
     template.draw(Scene(page, wires["MODEL"], wires["CLIP"], wires["VAE"], images))
-    note = template.note.format(files="\n".join(f"- `{file}`" for file in files(page.nodes)))
+    needed = [file for file in files(page.nodes) if file.startswith("models/")]  # the pictures are the user's own
+    note = template.note.format(files="\n".join(f"- `{file}`" for file in needed))
     page.note(note, LINE * (3 + sum(math.ceil(len(line) / LETTERS) for line in note.splitlines())))
     return page.text(template.name, template.app)
 
@@ -201,6 +202,20 @@ def edit(
         page.add("PreviewAny", 2, "Report", source=inverted["STRING"])
 
     return draw
+
+
+def app(scene: Scene) -> None:
+    """As little as App mode needs: one edit, and the original beside it."""
+    page = scene.page
+    source, target = scene.prompt("Source prompt", PINK), scene.prompt("Target prompt", RED)
+    image = scene.scale("Crop and scale", scene.images[0], "lanczos", 1024, "center")
+    inverted = scene.invert(EASYINV, source, scene.encode(image))
+    given: dict[str, Any] = {"model": scene.model, "latent": inverted["LATENT"]}
+    edited = page.add(EDIT, 3, "Edit From Latent: new prompt", positive=target, strength=2.0, **given)
+    after = scene.restore(image, scene.decode(edited["LATENT"]), edited["MASK"])
+    beside: dict[str, Any] = {"image1": image, "image2": after, "spacing_width": 8}
+    scene.show("Original and edit", page.add("ImageStitch", -2, **beside)["IMAGE"])
+    page.add("SaveImage", -1, "Edit", images=after, filename_prefix="edit_app")
 
 
 def exact_background(scene: Scene) -> None:
@@ -404,7 +419,7 @@ STYLE = "style.safetensors"
 
 QUEUE = "Press **Run**. Nothing has to be downloaded."
 FILES = """\
-Put these files into ComfyUI's folder:
+Put these files into ComfyUI's folder, if they are not there:
 
 {files}
 
@@ -457,6 +472,31 @@ For your own picture open the template of your model: *sd15*, *sdxl*, *sdxl_turb
             titles=("Reconstruction", "Edit"),
         ),
         shows=("Original", "Reconstruction", "Edit", "May change (white)"),
+    ),
+    Template(
+        "app",
+        f"""\
+# Your picture, as an app
+
+This workflow opens in App mode, which shows the inputs and the edit. This is the graph behind it.
+
+{yours(1024)} {MORE} Any SDXL checkpoint will do. For SD 1.x set **width** and **height** of **Crop and scale** to \
+512.""",
+        app,
+        shows=("Original and edit",),
+        loaders=checkpoint("sd_xl_base_1.0.safetensors"),
+        pictures=[EXAMPLE],
+        tried_on=("flow", FIRST, AFTER),
+        app=App(
+            (
+                ("CheckpointLoaderSimple", "ckpt_name", "Your model (any SDXL checkpoint)"),
+                ("LoadImage", "image", "Your picture"),
+                ("Source prompt", "text", "What the picture shows"),
+                ("Target prompt", "text", "What it should show"),
+                ("Edit From Latent: new prompt", "strength", "Strength (more changes more)"),
+            ),
+            ("Original and edit", "Edit"),
+        ),
     ),
     Template(
         "exact_background",

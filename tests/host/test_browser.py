@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from client import Client, Graph, api_graph
 from host import PACK, REPOSITORY, Host, Server
+from PIL import Image
 from playwright.sync_api import (
     Browser,
     ConsoleMessage,
@@ -24,7 +26,8 @@ from playwright.sync_api import (
 )
 from templates.blueprint import NAME
 from templates.page import SAMPLES
-from templates.stories import AFTER, BEFORE, FIRST, TEMPLATES
+from templates.stand_in import scene_of, scenes
+from templates.stories import AFTER, BEFORE, FIRST, TEMPLATES, picture, wording
 from test_workflows import pixels, psnr, stand_ins, truth  # noqa: F401  (a fixture)
 
 from workflows import WORKFLOWS
@@ -35,6 +38,9 @@ FILES = sorted(WORKFLOWS.glob("*.json"))
 DEMOS = [file for file in FILES if "INV_DemoModel" in file.read_text(encoding="utf-8")]  # they run without a download
 NEEDS = {template.name: template.needs for template in TEMPLATES if template.needs}  # nodes that older hosts lack
 FIRST_EDIT = WORKFLOWS / "first_edit.json"
+APP = WORKFLOWS / "app.json"
+MY_OWN = picture("pig", "green", look=27)  # the picture that a person uploads, and what they write
+SHOWS, SHOULD_SHOW = wording("pig", "green"), wording("pig", "green", "hat")
 STEPS = 6  # of the workflows that are run here
 LIMIT = 120_000  # milliseconds; for a machine that does something else too
 
@@ -171,8 +177,22 @@ class Frontend:
         category.click()
         return dialog
 
+    @property
+    def has_app_mode(self) -> bool:
+        """From 1.41 on. 1.32 has an early form of it, with all inputs of all nodes."""
+        version = self.page.evaluate("window.__COMFYUI_FRONTEND_VERSION__")
+        return tuple(map(int, version.split(".")[:2])) >= (1, 41)
+
+    def leave_app_mode(self) -> None:
+        """With the button that shows the graph, if there is one: 1.32 calls it Open Workflow."""
+        leave = self.page.get_by_role("button", name=re.compile("^(Enter node graph|Open Workflow)$"))
+        if leave.is_visible():
+            leave.click()
+            expect(leave).to_have_count(0, timeout=LIMIT)
+
     def open(self, file: Path) -> None:
         """Through the template browser, where a user finds it; what was amiss before is forgotten."""
+        self.leave_app_mode()  # which hides the templates
         dialog = self.templates()
         self.errors.clear()
         self.page.evaluate("app.graph.nodes.forEach((node) => { node.before = true; })")
@@ -240,11 +260,21 @@ class Frontend:
         raise AssertionError("A double click on the canvas opens no search")
 
     def type_text(self, node: str, value: str) -> None:
-        """Into the text area of a prompt."""
+        """Click into the text area of a prompt, and type."""
         handle = self.page.evaluate_handle("id => app.graph.getNodeById(id).widgets[0].element", int(node))
         area = handle.as_element()
         assert isinstance(area, ElementHandle)
+        area.click()
         area.fill(value)
+
+    def upload(self, node: str, file: Path) -> None:
+        """With the button of Load Image, in the canvas."""
+        button = "node.widgets.find((widget) => widget.type === 'button').last_y + 10"
+        with self.page.expect_file_chooser() as chooser:
+            self.page.mouse.click(*self.place(node, "node.size[0] / 2", button))
+        chooser.value.set_files(file)
+        chosen = "([id, name]) => app.graph.getNodeById(id).widgets[0].value === name"
+        self.page.wait_for_function(chosen, arg=[int(node), file.name], polling=100)
 
     def press_run(self) -> tuple[str, Graph]:
         """Press the Run button; returns the run's id and the graph that was queued."""
@@ -288,6 +318,12 @@ class Frontend:
         file = output["images"][0]["filename"]
         self.page.wait_for_function(shown, arg=[int(node), file], polling=100)
         return pixels(self.client, output)
+
+    def preview_side(self, node: str) -> int:
+        """How large the last preview of a step is, in pixels; the page keeps it on the node."""
+        side = "id => Math.min(...app.graph.getNodeById(id).imgs.map((image) => image.naturalWidth))"
+        self.page.wait_for_function(f"id => app.graph.getNodeById(id).imgs && ({side})(id) > 0", arg=int(node))
+        return int(self.page.evaluate(side, int(node)))
 
     def wait_for_text(self, run: Run, node: str) -> None:
         """Until the first line of a node's text can be read: 1.32 shows it as Markdown, 1.47 in a text area."""
@@ -374,11 +410,93 @@ def test_a_stranger_has_an_edited_picture_after_three_clicks(frontend: Frontend,
     for node in (inverter, *edits):
         assert run.progress(node)[-1] == (20, 20)
     assert frontend.page.evaluate("previews") >= 3
+    for node in (inverter, *edits):
+        assert frontend.preview_side(node) >= 256  # of a latent of 16 x 16
     shown = frontend.picture(run, titles(workflow)["Edit"])
     before, after = (truth(FIRST, caption) for caption in (BEFORE, AFTER))
     assert psnr(shown, after) > psnr(shown, before) + 1.5
     frontend.without_complaints()
     frontend.screenshot(picture_place(host, FIRST_EDIT.stem))
+
+
+@pytest.fixture
+def my_own(tmp_path: Path) -> Path:
+    """A picture of no special size, as a person has it on disk."""
+    pixels = (scenes.picture(scene_of(MY_OWN)) * 255).round().astype(np.uint8)
+    file = tmp_path / "my own picture.png"
+    Image.fromarray(pixels).resize((500, 500), Image.Resampling.LANCZOS).save(file)
+    return file
+
+
+def with_the_demo_model(frontend: Frontend) -> None:
+    """In the place of a checkpoint, which is all that a person's way leaves out here."""
+    frontend.page.evaluate(
+        """() => {
+            const loader = app.graph.nodes.find((node) => node.type === "CheckpointLoaderSimple");
+            const demo = LiteGraph.createNode("INV_DemoModel");
+            demo.pos = [loader.pos[0], loader.pos[1] + 560];  // below the picture
+            app.graph.add(demo);
+            for (const [from, output] of loader.outputs.entries())
+                for (const link of [...(output.links ?? [])].map((id) => app.graph.getLink(id)))
+                    demo.connect(from, app.graph.getNodeById(link.target_id), link.target_slot);
+            const suits = {version: "flow", width: 128, height: 128, steps: 10, strength: 3, grow: 8, feather: 8};
+            for (const node of app.graph.nodes)
+                for (const widget of node.widgets ?? [])
+                    if (!node.title.includes("same prompt")) widget.value = suits[widget.name] ?? widget.value;
+        }"""
+    )
+
+
+def is_my_edit(edit: np.ndarray) -> None:
+    before, after = truth(MY_OWN, SHOWS), truth(MY_OWN, SHOULD_SHOW)
+    assert edit.shape == after.shape
+    assert psnr(edit, after) > psnr(edit, before) + 1
+    assert psnr(edit, after) > 22
+
+
+def test_an_own_picture_takes_an_upload_two_prompts_and_run(new_page: Pages, host: Host, my_own: Path) -> None:
+    """Six clicks: two for the template, one for the file, one into each prompt, Run."""
+    frontend, file = new_page(), WORKFLOWS / "sd15.json"
+    nodes = titles(load(file))
+    frontend.open(file)
+    with_the_demo_model(frontend)
+    (picture,) = of_type(load(file), "LoadImage")
+    frontend.page.evaluate("clicks = 0")
+    frontend.upload(picture, my_own)
+    frontend.type_text(nodes["Source prompt"], SHOWS)
+    frontend.type_text(nodes["Target prompt"], SHOULD_SHOW)
+    run = frontend.run()
+    assert frontend.page.evaluate("clicks") == 4  # after the two that open the template
+    is_my_edit(frontend.picture(run, nodes["Edited"]))
+    frontend.without_complaints()
+    frontend.screenshot(picture_place(host, "own_picture"))
+
+
+def test_app_mode_shows_the_picture_the_words_and_the_edit(new_page: Pages, host: Host, my_own: Path) -> None:
+    frontend, page, nodes = (opened := new_page()), opened.page, titles(load(APP))
+    if not frontend.has_app_mode:
+        pytest.skip("this frontend has an early form of App mode, with all inputs")
+    frontend.open(APP)
+    panel = page.get_by_test_id("linear-widgets")
+    asked = panel.get_by_test_id("builder-widget-label").all_inner_texts()
+    assert asked == [label for _, _, label in next(each.app for each in TEMPLATES if each.app).inputs]
+    with_the_demo_model(frontend)
+    page.evaluate("clicks = 0")
+    with page.expect_file_chooser() as chooser:
+        panel.get_by_role("button", name="Click to browse or drag an image").click()
+    chooser.value.set_files(my_own)
+    expect(panel.get_by_role("button", name=my_own.name)).to_be_visible(timeout=LIMIT)
+    for area, words in zip(panel.locator("textarea").all(), (SHOWS, SHOULD_SHOW), strict=True):
+        area.click()
+        area.fill(words)
+    run = frontend.run()
+    assert page.evaluate("clicks") == 4
+    is_my_edit(pixels(frontend.client, run.history["outputs"][nodes["Edit"]]))
+    both = run.history["outputs"][nodes["Original and edit"]]["images"][0]["filename"]
+    shown = page.get_by_test_id("linear-center-panel").locator(f"img[src*='{both}']").first
+    expect(shown).to_be_visible(timeout=LIMIT)
+    frontend.without_complaints()
+    frontend.screenshot(picture_place(host, "app_mode"))
 
 
 def test_the_template_browser_shows_a_picture_of_each(frontend: Frontend, host: Host) -> None:
@@ -402,6 +520,8 @@ def test_a_workflow_opens_whole_queues_what_the_file_says_and_shows_what_it_make
     if file.stem in NEEDS and NEEDS[file.stem] not in frontend.client.object_info():
         pytest.skip(f"this ComfyUI has no {NEEDS[file.stem]}")
     frontend.open(file)
+    frontend.without_complaints()
+    frontend.leave_app_mode()
 
     broken = "app.graph.nodes.filter((node) => node.has_errors || !(node.type in LiteGraph.registered_node_types))"
     assert frontend.page.evaluate(f"{broken}.map((node) => node.type)") == []

@@ -221,6 +221,15 @@ def test_an_edit_gives_the_picture_back_and_makes_another_of_it(story: Story) ->
     assert story.nearer(story.picture(edited), original, "Target prompt") > 1.5
 
 
+def test_app(story: Story) -> None:
+    story.run()
+    original, edited, both = story.asked("Source prompt"), story.picture("Edit"), story.picture("Original and edit")
+    assert story.nearer(edited, original, "Target prompt") > 1.5
+    width = original.shape[1]
+    assert np.abs(both[:, :width] - original).max() <= 1 / 255
+    assert np.abs(both[:, -width:] - edited).max() <= 1 / 255
+
+
 def test_exact_background(story: Story) -> None:
     """The left half has the pixels of the picture itself, without the autoencoder's changes."""
     story.run()
