@@ -427,12 +427,13 @@ Put these files into ComfyUI's folder, if they are not there:
 YOURS = (
     FILES
     + """\
-Choose your picture in **Load Image**. Write in the *source prompt* what it shows. Write the same in the *target \
-prompt*, with the words changed that should change. **Crop and scale** makes the picture \
-SIZE x SIZE, which suits the model."""
+Choose your picture in **Load Image**. Write in **Source prompt** what it shows. Copy these words into **Target \
+prompt**, and change the words for your edit. **Crop and scale** makes the picture SIZE x SIZE, which suits the \
+model."""
 )
 BACK = """\
-**Edit From Latent** draws it again: under the *target prompt*, and under the *source prompt* to show what is kept."""
+**Edit From Latent** draws the picture again: with the *target prompt* for your edit, and with the *source prompt* to \
+show what is kept."""
 MORE = """\
 If the picture changes too little, raise **strength** of the edit. If it changes too much, lower **strength**."""
 
@@ -463,7 +464,7 @@ the source prompt to the target prompt.
 
 Change the target prompt and press **Run** again: only the edit runs.
 
-For your own picture open the template of your model: *sd15*, *sdxl*, *sdxl_turbo*, *sd3* or *flux*.""",
+For your own picture open the template of your model, such as *sd15*, *sdxl*, *sd3* or *flux*.""",
         edit(
             BEFORE,
             AFTER,
@@ -575,8 +576,8 @@ With the source prompt every sampler gives the picture back exactly. With the ta
 
 {QUEUE}
 
-**Inversion Report** samples from the inverted latent alone, without its record, and shows how accurate the \
-inversion is.
+An inverted latent carries a record of its inversion, which **Edit From Latent** reads. **Inversion Report** samples \
+without the record, and shows how accurate the inversion is then.
 
 - *EasyInv* and *DDIM* take one model call per step. DDIM is **Fixed Point** with *iterations* 1 and *start* native.
 - *Guided NR* takes two calls per step.
@@ -597,8 +598,9 @@ With the record **Edit From Latent** gives the picture back exactly after each o
 
 1. A small picture is scaled up, which adds no detail.
 2. **Invert Image** with a **denoise** below 1 goes only a part of the way to noise. So the layout stays.
-3. ComfyUI's own sampler starts from its *noise* and *sigmas*. It is *euler_ancestral*, which adds noise of its own \
-and so draws new detail. (**Edit From Latent** would give the blurred picture back exactly.)
+3. ComfyUI's own sampler starts from the outputs *noise* and *sigmas* of **Invert Image**. The sampler is \
+*euler_ancestral*. It adds noise of its own, and so draws new detail. (**Edit From Latent** would give the blurred \
+picture back exactly.)
 
 For your own picture use **Load Image** in place of **Demo Picture** and *A small picture*, and your model's loader. \
 Set a size in **Upscale** that suits the model. Less **denoise** keeps more, and more **cfg** draws more.""",
@@ -804,8 +806,8 @@ edit* makes the edit stronger, too. For *flux1-schnell* set **steps** to 4. It d
 **Invert Image (Fixed Point)** finds the noise from which the model draws your video. **Edit From Latent** draws it \
 again with the *target prompt*.
 
-{FILES}Choose your video in **Load Video**. Write in the *source prompt* what it shows. Write the same in the *target \
-prompt*, with the words changed that should change.
+{FILES}Choose your video in **Load Video**. Write in **Source prompt** what it shows. Copy these words into **Target \
+prompt**, and change the words for your edit.
 
 **The first frames** takes 33 of them. Other numbers have to be one more than a multiple of 4. More frames need more \
 memory: the inversion keeps about three latents for each step.""",
@@ -824,8 +826,8 @@ memory: the inversion keeps about three latents for each step.""",
         f"""\
 # The mask from words
 
-**SAM3 Detect** finds in the picture what *What may change* names. Only there the edit may change it. **Restore \
-Original Background** keeps every other pixel.
+Write in **What may change** what to look for, such as *dress*. **SAM3 Detect** finds it, and the edit may change the \
+picture only there. **Restore Original Background** keeps every other pixel.
 
 {yours(1024)} Any SDXL checkpoint will do. The SAM 3 nodes came with ComfyUI after 0.3.75.""",
         mask_from_words,

@@ -384,8 +384,10 @@ def new_page(browser: Browser, server: Server, stand_ins: Path) -> Iterator[Page
 
 @pytest.fixture(scope="module")
 def frontend(new_page: Pages) -> Frontend:
-    """One page, a stranger's, for most tests: it takes many seconds to load."""
-    return new_page(stranger=True)
+    """One page, a stranger's, for most tests: it takes many seconds to load, and then opens the templates by itself."""
+    frontend = new_page(stranger=True)
+    expect(frontend.page.get_by_role("dialog")).to_be_visible(timeout=LIMIT)
+    return frontend
 
 
 @pytest.fixture(scope="module")
