@@ -11,6 +11,7 @@ Scenes and prompts that training never had, the host's own Euler sampler, from r
 - the round trip of looks: a never-seen scene is inverted and comes down under its own caption, without the record;
 - the distance of samples to the nearest training picture of the same object and wall, beside that of fresh renders.
 
+`--few` measures the few-step versions in 1, 2 and 4 steps at cfg 1, beside the flow version in 4 and 20.
 `--weights FOLDER` measures other weights than those in `weights/`, such as a snapshot of `train.py`; `--curve` only the
 adherence, for all snapshots in a run's folder; `--codecs` only what linear codecs keep.
 """
@@ -40,6 +41,11 @@ from demo.codec import LappedCodec  # noqa: E402
 from inversion import DDIM, FixedPoint, Grid, Level, invert, psnr, sample  # noqa: E402
 
 BATCH, STEPS = 32, (20, 10)
+FEW = [
+    ("flow", "euler", 4.0, (20, 4)),
+    ("turbo-flow", "euler", 1.0, (4, 2, 1)),
+    ("turbo-ve", "euler_ancestral", 1.0, (4, 2, 1)),
+]
 CURVE = (1.0, 2.0, 3.0, 4.0, 5.0, 7.0)
 POOL = 20_000  # training scenes among which the nearest is looked for
 
@@ -50,7 +56,7 @@ class Measured:
     def __init__(self, weights: Path | None, version: str) -> None:
         where = {"folder": weights} if weights else {}
         self.model, self.clip, self.vae = inprocess.load_pack().nodes.demo.load(version, **where)
-        self.flow = version == "flow"
+        self.flow = "flow" in version
         self.judge = judge.load()
 
     def encoded(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -58,8 +64,15 @@ class Measured:
         context, pooled = (torch.cat(values) for values in zip(*parts, strict=True))
         return context, pooled
 
-    def draw(self, described: Sequence[scenes.Scene], cfg: float, steps: int = STEPS[0], seed: int = 0) -> Tensor:
-        """Pictures (B, 3, 128, 128) of the scenes' captions, by the host's own sampler."""
+    def draw(
+        self,
+        described: Sequence[scenes.Scene],
+        cfg: float,
+        steps: int = STEPS[0],
+        seed: int = 0,
+        how: tuple[str, str] = ("euler", "normal"),
+    ) -> Tensor:
+        """Pictures (B, 3, 128, 128) of the scenes' captions, by the host's own sampler and scheduler."""
         shown = []
         empty, empty_pooled = self.encoded([""])
         for i in range(0, len(described), BATCH):
@@ -67,7 +80,7 @@ class Measured:
             latent = torch.zeros(len(context), 32, 16, 16)
             noise = comfy.sample.prepare_noise(latent, seed + i)
             positive, negative = [[context, {"pooled_output": pooled}]], [[empty, {"pooled_output": empty_pooled}]]
-            asked = (steps, cfg, "euler", "normal", positive, negative, latent)
+            asked = (steps, cfg, *how, positive, negative, latent)
             samples = comfy.sample.sample(self.model, noise, *asked, disable_pbar=True, seed=seed)
             shown.append(self.vae.decode(samples).movedim(-1, 1).float().cpu().clamp(0, 1))
         return torch.cat(shown)
@@ -220,6 +233,22 @@ def measure(weights: Path | None, version: str, quick: bool) -> None:
     print(f"  nearest of {POOL} training pictures: samples {near:.1f} dB, fresh renders {apart:.1f} dB", flush=True)
 
 
+@torch.inference_mode()
+def few(weights: Path | None, count: int) -> None:
+    """The few-step versions beside the one that they were distilled from, on the levels that all of them know."""
+    asked = prompts(count)
+    truth: np.ndarray | None = None
+    for version, sampler, cfg, numbers in FEW:
+        measured = Measured(weights, version)
+        if truth is None:
+            truth = measured.features(measured.through_codec(asked))
+        for steps in numbers:
+            shown = measured.draw(asked, cfg, steps, how=(sampler, "simple"))
+            shares, apart = measured.adherence(asked, shown), distance(measured.features(shown), truth)
+            print(f"{version}, {sampler}, {steps} steps, cfg {cfg:g}: {told(shares, count)}  Frechet {apart:.1f}")
+            sheet(shown, f"{version}-{steps}")
+
+
 def codecs() -> None:
     """What linear codecs of 8 x 8 blocks keep of unseen scenes, with and without overlap, by their channels."""
     fitted, unseen = (
@@ -247,6 +276,7 @@ def curve(folder: Path, version: str, cfg: float, count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("version", nargs="?", choices=["flow", "v-prediction"], help="default: both")
+    parser.add_argument("--few", action="store_true", help="only the few-step versions, beside the flow version")
     parser.add_argument("--quick", action="store_true", help="100 prompts instead of 400")
     parser.add_argument("--weights", type=Path, metavar="FOLDER", help="default: the pack's own")
     parser.add_argument("--curve", type=Path, metavar="FOLDER", help="of a run of train.py; needs a version")
@@ -260,6 +290,8 @@ def main() -> None:
         if not options.version:
             parser.error("say which version the run is of: flow or v-prediction")
         return curve(options.curve, options.version, options.cfg, options.count)
+    if options.few:
+        return few(options.weights, 100 if options.quick else 400)
     for version in [options.version] if options.version else ["flow", "v-prediction"]:
         measure(options.weights, version, options.quick)
 

@@ -45,6 +45,7 @@ LEARNING_RATE = {"flow": 1e-3, "v-prediction": 5e-4}
 WARM_UP = 200
 EMA = 0.999
 GRID = scenes.SIZE // PATCH
+PROVENANCE = {"source": scenes.index()["source"], "licence": "MIT"}
 SHEET_CFG = 4.0
 SHEET = [
     "a red heart, blue wall",
@@ -272,6 +273,10 @@ class Trainer:
         self.trained = nn.ModuleDict({"unet": self.denoiser})
         if version == "flow":
             self.trained["text"] = self.encoder
+        self.prepare(optimizer)
+
+    def prepare(self, optimizer: str) -> None:
+        """The averaged weights, the optimisers and the workers of what is `trained`."""
         self.ema = {k: v.detach().clone() for k, v in self.trained.state_dict().items()}
         matrices: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
@@ -313,7 +318,8 @@ class Trainer:
             override = {"optimized_attention_override": plain_attention}
             return self.denoiser(x, timestep, context=context, y=pooled, transformer_options=override).float()
 
-    def train_step(self) -> float:
+    def batch(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """States, timesteps, tokens and what the network shall say."""
         drawn = torch.randint(len(self.latents), (BATCH,), generator=self.random)
         captions = [scenes.training_caption(self.scenes[i], self.words) for i in drawn.tolist()]
         tokens = torch.stack([self.token_row(caption) for caption in captions]).to(self.device)
@@ -324,7 +330,10 @@ class Trainer:
         x0 = (self.latents[drawn].float() * self.scale[:, None, None]).to(self.device)
         noise = torch.randn(x0.shape, generator=self.random).to(self.device)
         x, timestep, target = self.objective.noised(x0, noise, s.to(self.device))
-        shares = zip(*(values.chunk(self.WORKERS) for values in (x, timestep, tokens, target)), strict=True)
+        return x, timestep, tokens, target
+
+    def train_step(self) -> float:
+        shares = zip(*(values.chunk(self.WORKERS) for values in self.batch()), strict=True)
         losses, gradients = zip(*self.workers.map(self.gradient, shares), strict=True)
         for p, *parts in zip(self.parameters, *gradients, strict=True):
             p.grad = torch.stack(parts).mean(0) if len(parts) > 1 else parts[0]
@@ -343,8 +352,11 @@ class Trainer:
         """The loss of a share of the batch and its gradient."""
         x, timestep, tokens, target = share
         with torch.enable_grad():
-            loss = (self.predict(x, timestep, tokens) - target).square().mean()
+            loss = self.loss(self.predict(x, timestep, tokens), target)
             return float(loss.detach()), torch.autograd.grad(loss, self.parameters)
+
+    def loss(self, predicted: Tensor, target: Tensor) -> Tensor:
+        return (predicted - target).square().mean()
 
     @torch.no_grad()
     def sample(self, captions: list[str], cfg: float, seed: int, steps: int = 20) -> Tensor:
@@ -371,7 +383,11 @@ class Trainer:
 
     def sample_sheet(self) -> None:
         """Twelve prompts: two noises at cfg 4, one at cfg 1."""
-        shown = torch.cat([self.sample(SHEET * 2, SHEET_CFG, 2), self.sample(SHEET, 1.0, 2)]).mul(255).byte()
+        self.save_sheet(torch.cat([self.sample(SHEET * 2, SHEET_CFG, 2), self.sample(SHEET, 1.0, 2)]))
+
+    def save_sheet(self, pictures: Tensor) -> None:
+        """Three rows of twelve."""
+        shown = pictures.mul(255).byte()
         grid = shown.unflatten(0, (3, len(SHEET))).permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
         Image.fromarray(grid.numpy()).save(self.folder / f"{self.step:06d}.png")
 
@@ -417,17 +433,22 @@ class Trainer:
 
 
 def export(version: str, state: State, folder: Path) -> None:
-    """The averaged weights in half precision, and what the two versions share."""
-    folder.mkdir(parents=True, exist_ok=True)
-    provenance = {"source": scenes.index()["source"], "licence": "MIT", "trained": "demo/train.py"}
-    half = {k: v.half() for k, v in part(state.tensors, "ema.").items()}
-    trained = f"demo/train.py {version}, {state.step} steps of batch {BATCH}"
-    save_file(part(half, "unet."), folder / f"{version}.safetensors", provenance | {"trained": trained})
+    """The averaged weights in half precision, and what the versions share."""
+    half = export_denoiser(version, state, folder, "demo/train.py")
     encoder = part(half, "text.") or {k: v.half() for k, v in part(state.tensors, "text.").items()}  # or kept as it was
     shared = {f"text.{k}": v for k, v in encoder.items()} | {"latent.scale": state.tensors["latent.scale"]}
     shared |= {f"codec.{k}": v for k, v in part(state.tensors, "codec.").items()}
     vocabulary = {"vocabulary": json.dumps(scenes.vocabulary())}
-    save_file(shared, folder / "shared.safetensors", provenance | vocabulary)
+    save_file(shared, folder / "shared.safetensors", PROVENANCE | {"trained": "demo/train.py"} | vocabulary)
+
+
+def export_denoiser(version: str, state: State, folder: Path, script: str) -> dict[str, Tensor]:
+    """Write a denoiser's averaged weights in half precision. Returns all averaged weights so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    half = {k: v.half() for k, v in part(state.tensors, "ema.").items()}
+    trained = f"{script} {version}, {state.step} steps of batch {BATCH}"
+    save_file(part(half, "unet."), folder / f"{version}.safetensors", PROVENANCE | {"trained": trained})
+    return half
 
 
 def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

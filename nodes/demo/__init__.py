@@ -29,7 +29,8 @@ class DemoModel(io.ComfyNode):
                     "version",
                     options=list(VERSIONS),
                     default="flow",
-                    tooltip="flow: like SD3, Flux, Qwen-Image. v-prediction: sampled like SD 1.5 and SDXL.",
+                    tooltip="flow: like SD3, Flux, Qwen-Image. v-prediction: sampled like SD 1.5 and SDXL. turbo-flow "
+                    "and turbo-ve: 1 to 4 steps at cfg 1, like Flux schnell and SDXL Turbo.",
                 )
             ],
             outputs=[
@@ -45,7 +46,7 @@ class DemoModel(io.ComfyNode):
     def validate_inputs(cls, version: str) -> bool | str:
         """In place of the host's own check, which would refuse what old workflows say."""
         known = OLD_VERSIONS.get(version, version) in VERSIONS
-        return known or f"There is no version {version!r} of the demo model. Choose {' or '.join(VERSIONS)}."
+        return known or f"There is no version {version!r} of the demo model. Choose one of {', '.join(VERSIONS)}."
 
     @classmethod
     def execute(cls, version: str) -> io.NodeOutput:

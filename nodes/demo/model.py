@@ -10,6 +10,7 @@ import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
+import comfy.model_sampling
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
@@ -22,7 +23,11 @@ from ...demo import network, text
 from ...demo.codec import CHANNELS, PATCH, LappedCodec
 from ..host.latents import check_channels
 
-VERSIONS = ("flow", "v-prediction")
+VERSIONS = ("flow", "v-prediction", "turbo-flow", "turbo-ve")
+FILES = {"turbo-flow": "turbo", "turbo-ve": "turbo"}
+"""Versions whose weights have another name than they: one network, in the state spaces of both families."""
+TOP_TIME = 0.985
+"""The noisiest level of turbo-ve as flow time: sigma 66, beside the v-prediction version's 67."""
 WEIGHTS = Path(network.__file__).parent / "weights"
 
 
@@ -31,7 +36,7 @@ def load(version: str, folder: Path = WEIGHTS) -> tuple[Any, comfy.sd.CLIP, comf
     path = folder / "shared.safetensors"
     with safe_open(path, "pt") as file:
         vocabulary = json.loads(file.metadata()["vocabulary"])
-    unet = comfy.utils.load_torch_file(str(folder / f"{version}.safetensors"))
+    unet = comfy.utils.load_torch_file(str(folder / f"{FILES.get(version, version)}.safetensors"))
     return assemble(version, comfy.utils.load_torch_file(str(path)), unet, vocabulary)
 
 
@@ -82,14 +87,37 @@ class DemoBaseModel(comfy.model_base.BaseModel):
         return kwargs["cross_attn"].mean(1) if pooled is None else pooled
 
 
+class TurboSampling(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.COSMOS_RFLOW):
+    """A flow network as a variance-exploding model: x = x0 + sigma n is the flow state over 1 - s, sigma = s / (1 - s).
+
+    The scaling of states and estimates is the host's own, for Cosmos. The schedules run over the flow time s, so they
+    have the levels that the network was distilled on.
+    """
+
+    def sigma(self, timestep: Tensor) -> Tensor:
+        s = (timestep / self.multiplier).clamp(max=TOP_TIME)
+        return s / (1 - s)
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        return self.multiplier * sigma / (1 + sigma)
+
+    def percent_to_sigma(self, percent: float) -> float:
+        if percent <= 0:
+            return 999999999.9  # the host's word for "from the start"
+        s = min(1 - percent, TOP_TIME)
+        return max(s, 0.0) / (1 - s)
+
+
 def _model(version: str, codec: LappedCodec, scale: Tensor, unet: dict[str, Tensor]) -> Any:
-    flow = version == "flow"
+    kinds = comfy.model_base.ModelType
+    kind = {"v-prediction": kinds.V_PREDICTION, "turbo-ve": kinds.FLOW_COSMOS}.get(version, kinds.FLOW)
     config = DemoModelConfig(network.UNET)
     config.latent_format = DemoLatent(codec, scale)
-    config.sampling_settings = network.FLOW_SAMPLING if flow else network.DISCRETE_SAMPLING
+    config.sampling_settings = network.DISCRETE_SAMPLING if version == "v-prediction" else network.FLOW_SAMPLING
     config.set_inference_dtype(torch.float32, None)
-    kind = comfy.model_base.ModelType.FLOW if flow else comfy.model_base.ModelType.V_PREDICTION
     model = DemoBaseModel(config, kind)
+    if version == "turbo-ve":
+        model.model_sampling = TurboSampling(config)
     model.diffusion_model.load_state_dict(unet)
     # Newer hosts have the former.
     patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)

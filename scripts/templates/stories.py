@@ -336,6 +336,17 @@ def invert_once_edit_many(scene: Scene) -> None:
         scene.show(title, scene.decode(edited, column), column)
 
 
+def interactive_edit(scene: Scene) -> None:
+    page, image = scene.page, scene.images[0]
+    scene.show("Original", image, column=0)
+    source = scene.prompt("Source prompt", wording("dog", "blue"))
+    target = scene.prompt("Target prompt: type here", wording("dog", "yellow"))
+    inverted = scene.invert(("INV_GuidedNR", {"scheduler": "simple"}), source, scene.encode(image))
+    edited = page.add(EDIT, 3, model=scene.model, positive=target, latent=inverted["LATENT"], strength=1.0)
+    scene.show("Edited", scene.decode(edited["LATENT"]))
+    page.add("PreviewAny", -1, "Report of the edit", source=edited["STRING"])
+
+
 def interpolate(scene: Scene) -> None:
     page = scene.page
     sides: dict[str, Any] = {}
@@ -535,6 +546,23 @@ The *reconstruction* uses the source prompt, and the *edit* the target prompt. C
         ),
         shows=("Original", "Edited: purple wall"),
         pictures=[FOX],
+    ),
+    Template(
+        "interactive_edit",
+        f"""\
+# Interactive edit
+
+{QUEUE}
+
+This version of the demo model draws in 4 steps, as Turbo and schnell models do. Open the menu beside **Run**, and \
+choose *Run (On Change)*. Then type another target prompt: another wall, another animal.
+
+Only the prompt and the edit run again. The inversion stays in ComfyUI's cache. The report says how many model calls \
+the edit took: one for each step, as long as **strength** is 1.""",
+        interactive_edit,
+        shows=("Original", "Edited"),
+        loaders=(("INV_DemoModel", {"version": "turbo-flow"}),),
+        pictures=[picture("dog", "blue")],
     ),
     Template(
         "invert_once_edit_many",

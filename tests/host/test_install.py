@@ -109,7 +109,7 @@ def test_the_zip_holds_what_running_takes_and_no_more(published: Published) -> N
     weights = sum(count for name, count in held.items() if name.startswith("demo/weights/"))
     print(f"{len(held)} files, {size / 1e6:.1f} MB, of which the demo model's weights are {weights / 1e6:.1f} MB")
     assert size < LARGEST
-    needed = [*NEEDED, *(f"demo/weights/{name}.safetensors" for name in ("shared", "flow", "v-prediction"))]
+    needed = [*NEEDED, *(f"demo/weights/{name}.safetensors" for name in ("shared", "flow", "v-prediction", "turbo"))]
     for pattern in ("nodes/**/*.py", "inversion/**/*.py", "workflows/*", "subgraphs/*", "web/**/*", "locales/**/*"):
         needed += [path.relative_to(REPOSITORY).as_posix() for path in REPOSITORY.glob(pattern) if path.is_file()]
     assert not set(needed) - set(held)
