@@ -1,4 +1,4 @@
-"""Inversion Report: did it work? The sampler alone comes down again, and one picture shows how near the original."""
+"""Inversion Report: samples without the record, and shows in one picture how close the result is to the original."""
 
 import math
 import time

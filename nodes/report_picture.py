@@ -14,9 +14,9 @@ from ..inversion.verdict import CLOSE, ROUGH, Grade
 ROWS = 4  # pictures of a batch that are shown
 LARGEST_FACTOR = 64  # of the difference: above it one would look at the rounding of 8-bit pictures
 INK, FAINT, PAPER, LINE = (32, 32, 36), (125, 125, 132), (250, 250, 250), (38, 90, 190)
-# What residuals up to a bound promise of the sampler alone, as the inversion's own verdict has it.
+# What residuals up to a bound promise without the record, as the inversion's own verdict has it.
 COLOURS: dict[Grade, tuple[int, int, int]] = {"good": (30, 122, 68), "fair": (166, 110, 0), "poor": (186, 44, 40)}
-ZONES = ((CLOSE, "near", (223, 243, 226)), (ROUGH, "fair", (253, 243, 214)), (math.inf, "unsure", (250, 222, 220)))
+ZONES = ((CLOSE, "accurate", (223, 243, 226)), (ROUGH, "fair", (253, 243, 214)), (math.inf, "rough", (250, 222, 220)))
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def draw(
     pen.rectangle((0, 0, layout.size[0], layout.banner), COLOURS[grade])
     for i, line in enumerate(words):
         pen.text((layout.text, layout.text // 2 + i * round(1.3 * layout.large)), line, (255, 255, 255), large)
-    for column, heading in enumerate(("original", "the sampler alone", f"difference, {factor} times")):
+    for column, heading in enumerate(("original", "without the record", f"difference, {factor} times")):
         pen.text((layout.cell(0, column)[0], layout.headings), heading, FAINT, font)
         for row, i in enumerate(chosen):
             left, top = layout.cell(row, column)
