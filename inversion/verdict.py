@@ -42,10 +42,10 @@ def in_short(decibels: Sequence[float]) -> tuple[Grade, str]:
     """
     worst = min(decibels)
     if worst >= NEAR:
-        return "good", f"Accurate: without its record the picture comes back (latent: {worst:.0f} dB)."
+        return "good", f"Accurate: the same picture comes back (latent: {worst:.0f} dB)."
     if worst >= ALIKE:
-        return "fair", f"Fair: without its record a similar picture comes back (latent: {worst:.0f} dB)."
-    return "poor", f"Not accurate: without its record another picture comes back (latent: {worst:.0f} dB)."
+        return "fair", f"Fair: a similar picture comes back (latent: {worst:.0f} dB)."
+    return "poor", f"Not accurate: another picture comes back (latent: {worst:.0f} dB)."
 
 
 def of_round_trip(decibels: Sequence[float], steps: int) -> str:
