@@ -56,8 +56,8 @@ INVERTED, TRIES = 10, 2  # steps of the examples' inversions; seeds for each obj
 MIDDLE = {"spread": 0.0, "fresh": 0.0}
 USES = {"middle": MIDDLE, "default": {}, "half new": {"spread": 1.0, "fresh": 0.5}}
 """Label -> inputs of Seeds From Examples, over its defaults."""
-HARD = edits.Setting(4, 1.0)
-OTHERS = [edits.Setting(10, 1.0), edits.Setting(4, 2.0)]
+HARD = edits.Setting(4, 1.0, 1.0)
+OTHERS = [edits.Setting(10, 1.0, 1.0), edits.Setting(4, 2.0, 1.0)]
 
 
 class Lab(edits.Lab):
@@ -114,12 +114,16 @@ class Lab(edits.Lab):
             made.append(noise.generate_noise({"samples": torch.zeros_like(noise.x)}))
         return torch.cat(made)
 
+    def levels(self, steps: int) -> Tensor:
+        """The noise levels that pictures are drawn on."""
+        return self.host.scheduled_sigmas(self.model, steps, "normal", 1.0)
+
     def drawn(self, wanted: list[Scene], noise: Tensor, setting: edits.Setting) -> Tensor:
         """Pictures by the host's Euler."""
         guider = comfy.samplers.CFGGuider(self.model)
         guider.set_conds(self._prompt([scenes.caption(scene) for scene in wanted]), self.empty)
         guider.set_cfg(setting.cfg)
-        sigmas = self.host.scheduled_sigmas(self.model, setting.steps, "normal", 1.0)
+        sigmas = self.levels(setting.steps)
         euler, nothing = comfy.samplers.ksampler("euler"), torch.zeros_like(noise)
         return self.vae.decode(guider.sample(noise, nothing, euler, sigmas, disable_pbar=True, seed=0))
 
@@ -184,7 +188,7 @@ def rare_objects(lab: Lab) -> tuple[list[list[str]], Tensor]:
         tries = shown.unflatten(0, (-1, TRIES))
         cells = [f"{right}/{len(wanted)}", f"{100 * low:.0f} to {100 * high:.0f}", f"{wall}/{len(wanted)}"]
         cells.append(f"{100 * float(rms(tries[:, 0] - tries[:, 1]).mean()):.1f}")
-        lines.append([str(setting), label, *cells])
+        lines.append([plain(setting), label, *cells])
         print(lab.version, *lines[-1], sep="  ", flush=True)
         if setting == HARD:
             sheets.append(shown)
@@ -201,6 +205,11 @@ def rare_objects(lab: Lab) -> tuple[list[list[str]], Tensor]:
     judge(f"{method}, default", lab.seeds(kinds, sigmas, count), OTHERS[-1])
     judge(f"{method}, one example", lab.seeds([kind[:1] for kind in kinds], sigmas, count, **MIDDLE))
     return lines, torch.cat(sheets)
+
+
+def plain(setting: edits.Setting) -> str:
+    """Without the strength, which is an edit's."""
+    return f"{setting.steps} steps, cfg {setting.cfg:g}"
 
 
 SEED_HEADERS = ("setting", "noise", "right object", "95 % interval", "right wall", "variety")
@@ -224,7 +233,7 @@ def measure(version: str) -> list[str]:
     sheet(strips, FRAMES, f"interpolation-{version}-paths.png")
     found, shown = rare_objects(lab)
     lines += ["Seeds:", "", *edits.table(SEED_HEADERS, found)]
-    sheet(shown, len(shown) // sum(line[0] == str(HARD) for line in found), f"interpolation-{version}-seeds.png")
+    sheet(shown, len(shown) // sum(line[0] == plain(HARD) for line in found), f"interpolation-{version}-seeds.png")
     return lines
 
 
