@@ -26,7 +26,8 @@ sys.path += [str(REPOSITORY / folder) for folder in ("benchmarks", "scripts", "t
 import inprocess
 import torch
 
-inprocess.boot(None, "--highvram", "--disable-dynamic-vram", cpu=not torch.cuda.is_available())
+GPU = torch.cuda.is_available()
+inprocess.boot(None, *(["--highvram", "--disable-dynamic-vram"] if GPU else []), cpu=not GPU)
 import comfy.model_management
 import comfy.sd
 import comfy.supported_models
@@ -198,7 +199,7 @@ def main() -> None:
     options = parser.parse_args()
     if missing(options.models):
         print(needs(options.models), flush=True)
-    if not torch.cuda.is_available():
+    if not GPU:
         raise SystemExit("large_models measures on an NVIDIA GPU, and this machine has none.")
     pack = inprocess.load_pack()
     print("| model | method | calls a step | seconds, both ways | picture, dB | SSIM | the paper |")

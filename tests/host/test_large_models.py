@@ -1,5 +1,8 @@
 """The benchmark of real checkpoints, on one of few layers and random weights: what a GPU runs, without one."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +17,7 @@ from torch import Tensor
 from benchmarks import large_models
 
 __all__ = ["text_encoder"]  # a fixture
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +68,20 @@ def test_a_table_has_every_method_beside_the_papers_numbers(
     assert float(exact[2]) > float(lines["DDIM or Euler"][2]) == 1
     assert lines["GNRI, paper, 2"][2] == "4.0"  # two calls and a backward pass
     assert lines["EasyInv, SD1.x"][-1].startswith("30.189 dB")
+
+
+@pytest.mark.once
+def test_the_command_says_what_it_needs() -> None:
+    """As a person runs it, without a GPU."""
+    if large_models.GPU:
+        pytest.skip("with a GPU it measures")
+    run = subprocess.run([sys.executable, large_models.__file__], capture_output=True, text=True, env=environment())
+    assert "measures on an NVIDIA GPU, and this machine has none" in run.stderr
+    assert "sd_xl_turbo_1.0_fp16.safetensors" in run.stdout
+
+
+def environment() -> dict[str, str]:
+    """As `scripts/benchmark.py` has it: the host's own packages and `nodes` come first."""
+    host = [str(Path(os.environ["COMFYUI_ROOT"])), *filter(None, [os.environ.get("PYTHONPATH")])]
+    own = [REPOSITORY, *(REPOSITORY / name for name in ("benchmarks", "scripts", "tests/core", "tests/host"))]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*host, *map(str, own)])}
