@@ -53,7 +53,8 @@ NOTES = """\
 
 - *turbo-flow* and *turbo-ve* are the few-step versions of the demo model. *turbo-flow* stands in for Flux-schnell.
   *turbo-ve* with euler_ancestral stands in for SDXL-Turbo. Its noise is held fixed, as in the paper.
-- Reconstruction and ablation: 8 pictures that training never had. Edits: 50 held-out cases. EasyInv: 8 pictures.
+- Reconstruction and ablation: 8 pictures that training never had. Edits: 50 held-out cases, so a
+  share of them has a standard error of up to 7 points. EasyInv: 8 pictures.
 - *calls a step*: model calls of the inversion. A backward pass counts as two.
 - *latent*: what the sampler makes of the inverted latent alone, without its record.
 - *picture*: the same, decoded, against the picture itself. *bound*: what the codec alone gives.
