@@ -101,7 +101,8 @@ class SharedAttention:
         options = self.denoiser.options["model_options"].setdefault("transformer_options", {})
         before = options.get(OVERRIDE)
         call: Any = None  # the host's own list of a call's prompts is new in every call
-        layer, parts, items = 0, Counter(), []
+        layer, items = 0, list[Item]()
+        parts: Counter[int] = Counter()
 
         def shared(attention: Callable, q: Tensor, k: Tensor, v: Tensor, *rest: Any, **named: Any) -> Tensor:
             nonlocal call, layer, items
