@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .page import GAP, TOP, Output, Page, identity
+from .page import GAP, TOP, App, Output, Page, identity
 from .stories import AFTER, BEFORE, EASYINV, EDIT, WIDTHS, Scene
 
 NAME = "Invert and Edit"
@@ -39,7 +39,7 @@ class Subgraph(Page):
         self._link(source, OUTPUTS, len(self.gives))
         self.gives.append({"name": name, "type": source.type, "links": []})
 
-    def text(self, name: str, **more: Any) -> str:
+    def text(self, name: str, app: App | None = None, **more: Any) -> str:
         left, _, right, _ = self.bounds()
         keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
         definition = {
@@ -67,7 +67,7 @@ class Subgraph(Page):
         page = Page(self.info, (SIZE[0],))
         node = {"inputs": self.takes, "outputs": self.gives, "properties": {}, "widgets_values": [], "title": name}
         page.place(definition["id"], [0, TOP], [*SIZE], **node)
-        return page.text(name, definitions={"subgraphs": [definition]}, **more)
+        return page.text(name, app, definitions={"subgraphs": [definition]}, **more)
 
     def _ends(self, which: str, number: int, slots: list[dict[str, Any]], left: int) -> dict[str, Any]:
         """The input or the output node, and its slots with the links there."""
