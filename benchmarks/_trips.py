@@ -95,12 +95,12 @@ class ForwardStep:
 class Solved:
     """Every step solved to rounding but `short`, which takes 2 calls; counted from the clean end, None for no step."""
 
-    library: Any
+    inversion: Any
     short: int | None
     tolerance: float = 0.0
 
     def step(self, problem: Any, memory: Any = None) -> Any:
-        fixed = self.library.FixedPoint
+        fixed = self.inversion.FixedPoint
         return (fixed(2) if problem.index == self.short else fixed(80, 1e-5, anderson=3)).step(problem, memory)
 
     def notes(self, count: int) -> list[str]:
@@ -188,7 +188,7 @@ class Trips:
 
     def __init__(self, pack: Any, model: Any, vae: Any, judge: Judge | None = None) -> None:
         self.pack, self.model, self.vae = pack, model, vae
-        self.host, self.library = pack.nodes.host, pack.inversion
+        self.host, self.inversion = pack.nodes.host, pack.inversion
         self.distance = Distance(judge) if judge else None
 
     def walk(self, bench: Any, steps: int, ancestral: bool, work: Callable, scheduler: str) -> Any:
@@ -209,15 +209,15 @@ class Trips:
         """What the sampler makes of the inverted latent alone, beside the pictures `truth` (B, H, W, 3)."""
 
         def work(denoiser: Any, x0: Tensor, grid: Any, noise: Tensor | None) -> Any:
-            found = self.library.invert(denoiser, x0, grid, method, noise=noise)
-            back = self.library.sample(denoiser, found.latent, grid, noise=noise)
-            scale = self.library.noise.noise_scale(grid.levels[0])
+            found = self.inversion.invert(denoiser, x0, grid, method, noise=noise)
+            back = self.inversion.sample(denoiser, found.latent, grid, noise=noise)
+            scale = self.inversion.noise.noise_scale(grid.levels[0])
             return x0, back, found.latent / scale, sum(found.calls) / grid.steps
 
         x0, back, z, calls = self.walk(bench, steps, ancestral, work, scheduler)
-        latent = mean(min(150.0, value) for value in self.library.metrics.psnr_each(x0, back))
+        latent = mean(min(150.0, value) for value in self.inversion.metrics.psnr_each(x0, back))
         again = self.vae.decode(self.host.to_samples(self.model, back))
-        spent = {"calls": calls, "cost": calls + BACKWARD * through(self.library, method)}
+        spent = {"calls": calls, "cost": calls + BACKWARD * through(self.inversion, method)}
         return spent | {"latent": latent} | self.likeness(again, truth) | likelihood(z.float().cpu())
 
     @torch.no_grad()

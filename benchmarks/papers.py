@@ -23,7 +23,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ class Lab(interpolation.Lab):
 
     def __init__(self, version: str) -> None:
         super().__init__(version)
-        self.library = self.pack.inversion
+        self.inversion = self.pack.inversion
         self.trips = Trips(self.pack, self.model, self.vae, load_judge())
 
     def unsaid(self, shown: list[scenes.Scene]) -> graphs.Bench:
@@ -92,6 +92,13 @@ class Lab(interpolation.Lab):
         return self.host.scheduled_sigmas(self.model, steps, SCHEDULER, 1.0)
 
 
+def few_step_labs(shown: list[scenes.Scene]) -> Iterator[tuple[str, bool, Lab, graphs.Bench]]:
+    """(sampler, whether it is ancestral, its model's lab, these pictures on it)."""
+    for name, ancestral in TURBO.items():
+        lab = Lab(name.split(",")[0])
+        yield name, ancestral, lab, lab.bench(shown)
+
+
 # --- the parts --------------------------------------------------------------------------------------------------------
 
 Found = dict[str, Any]
@@ -102,13 +109,11 @@ def reconstruction(quick: bool) -> Found:
     found: Found = {}
     shown = pictured(4 if quick else 8)
     truth = edit_cases.pictures(shown)
-    for name, ancestral in TURBO.items():
-        lab = Lab(name.split(",")[0])
-        bench = lab.bench(shown)
-        found["bound"] = lab.trips.bound(edit_cases.pictures(shown), bench)
+    for name, ancestral, lab, bench in few_step_labs(shown):
+        found["bound"] = lab.trips.bound(truth, bench)
         for steps in STEPS:
             rows = found.setdefault(name, {}).setdefault(str(steps), {})
-            for label, method in methods(lab.library).items():
+            for label, method in methods(lab.inversion).items():
                 rows[label] = lab.trips.round_trip(truth, bench, method, steps, ancestral, SCHEDULER)
                 told(name, f"{steps} steps", label, rows[label])
     return found
@@ -129,7 +134,7 @@ def ablation(quick: bool) -> Found:
         for label, gradient in GRADIENTS.items():
             rows = found.setdefault(name, {}).setdefault(label, {})
             for weight, iterations in [*((w, 2) for w in LAMBDAS), *((0.1, n) for n in (1, 3, 5))]:
-                method = lab.library.GuidedNewton(iterations, weight, gradient)
+                method = lab.inversion.GuidedNewton(iterations, weight, gradient)
                 what = f"{weight:g}, {iterations}"
                 rows[what] = lab.trips.round_trip(truth, bench, method, 4, TURBO[name], SCHEDULER)
                 told(name, label, what, rows[what])
@@ -165,8 +170,8 @@ def ways(lab: Lab, ancestral: bool) -> dict[str, Callable[[edits.Batch], Tensor]
     """Label -> batch -> the edited latents."""
     sampler, fixed, newton = (
         "euler_ancestral" if ancestral else "euler",
-        lab.library.FixedPoint,
-        lab.library.GuidedNewton,
+        lab.inversion.FixedPoint,
+        lab.inversion.GuidedNewton,
     )
 
     def image_to_image(denoise: float) -> Callable[[edits.Batch], Tensor]:
@@ -182,10 +187,10 @@ def ways(lab: Lab, ancestral: bool) -> dict[str, Callable[[edits.Batch], Tensor]
 
         def edit(batch: edits.Batch) -> Tensor:
             def up(denoiser: Any, x0: Tensor, grid: Any, noise: Tensor | None) -> Any:
-                return lab.library.invert(denoiser, x0, grid, method, noise=noise).latent
+                return lab.inversion.invert(denoiser, x0, grid, method, noise=noise).latent
 
             def down(denoiser: Any, x: Tensor, grid: Any, noise: Tensor | None) -> Tensor:
-                return lab.library.sample(denoiser, z, grid, noise=noise)
+                return lab.inversion.sample(denoiser, z, grid, noise=noise)
 
             z = lab.trips.walk(batch.bench, 4, ancestral, up, SCHEDULER)
             other = graphs.Bench(lab.pack, lab.model, batch.bench.other, None, lab.empty, batch.bench.latent)
@@ -207,7 +212,7 @@ def ways(lab: Lab, ancestral: bool) -> dict[str, Callable[[edits.Batch], Tensor]
         "no edit": lambda batch: batch.bench.latent["samples"],
         "SDEdit (image to image), denoise 0.5": image_to_image(0.5),
         "SDEdit (image to image), denoise 0.75": image_to_image(0.75),
-        "DDIM or Euler, latent alone": alone(lab.library.DDIM()),
+        "DDIM or Euler, latent alone": alone(lab.inversion.DDIM()),
         "plain fixed point 2, latent alone": alone(fixed(2, warm_start=False)),
         "ReNoise, averaged 5, latent alone": alone(Averaged(5)),
         "exact DPM inversion 20, latent alone": alone(ForwardStep(20)),
@@ -304,7 +309,7 @@ def easyinv(quick: bool) -> Found:
         found["bound"] = lab.trips.bound(edit_cases.pictures(shown), bench)
         if precision == "half":
             in_half_precision(lab.model.model.diffusion_model)
-        for label, method in easyinv_methods(lab.library).items():
+        for label, method in easyinv_methods(lab.inversion).items():
             row = lab.trips.round_trip(truth, bench, method, 10 if quick else 50, False, "normal")
             found.setdefault(precision, {})[label] = row
             told(precision, label, row)
@@ -315,7 +320,7 @@ def easyinv(quick: bool) -> Found:
     bench, found["white"] = lab.unsaid(white), {}
     found["white"]["bound"] = lab.trips.bound(edit_cases.pictures(white), bench)["picture"]
     for label in ("DDIM", "ReNoise, averaged, 4", "EasyInv, SD1.x, as in the paper"):
-        method, truth = easyinv_methods(lab.library)[label], edit_cases.pictures(white)
+        method, truth = easyinv_methods(lab.inversion)[label], edit_cases.pictures(white)
         row = lab.trips.round_trip(truth, bench, method, 10 if quick else 50, False, "normal")
         found["white"][label] = row["picture"]
         told("white walls", label, {"picture": row["picture"]})
@@ -351,11 +356,9 @@ def steps(quick: bool) -> Found:
     found: Found = {}
     shown = pictured(2 if quick else 3)
     truth = edit_cases.pictures(shown)
-    for name, ancestral in TURBO.items():
-        lab = Lab(name.split(",")[0])
-        bench = lab.bench(shown)
+    for name, ancestral, lab, bench in few_step_labs(shown):
         for short in (None, 0, 1, 2, 3):
-            row = lab.trips.round_trip(truth, bench, Solved(lab.library, short), 4, ancestral, SCHEDULER)
+            row = lab.trips.round_trip(truth, bench, Solved(lab.inversion, short), 4, ancestral, SCHEDULER)
             found.setdefault(name, {})["none" if short is None else str(short + 1)] = row["latent"]
             told(name, short, {"latent": row["latent"]})
     return found

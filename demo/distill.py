@@ -144,6 +144,9 @@ class Student(Trainer):
         error = (predicted - target).square().mean((1, 2, 3))
         return ((error + SOFT**2).sqrt() - SOFT).mean()
 
+    def snapshot(self) -> None:
+        self.sample_sheet()
+
     def sample_sheet(self) -> None:
         """Twelve prompts in 1, 2 and 4 steps."""
         self.save_sheet(torch.cat([self.sample(SHEET, 1.0, 2, steps) for steps in (1, 2, 4)]))
@@ -174,17 +177,7 @@ def main() -> None:
         if options.decay and not state.decay:
             state = State(state.step, (state.step, options.decay), state.tensors)
         student.resume(state)
-    last = sum(student.decay) if student.decay else options.steps
-    started, first, losses = time.time(), student.step, []
-    while student.step < last:
-        losses.append(student.train_step())
-        if student.step % 50 == 0 or student.step == last:
-            pace = (time.time() - started) / (student.step - first)
-            student.log(f"{student.step}  loss {np.mean(losses):.4f}  {pace:.2f} s/step  {time.strftime('%H:%M')}")
-            losses = []
-        if student.step % options.every == 0 or student.step == last:
-            student.save_checkpoint()
-            student.sample_sheet()
+    student.run(options.steps, options.every, options.every)
 
 
 if __name__ == "__main__":

@@ -381,6 +381,26 @@ class Trainer:
         self.trained.load_state_dict(current)
         return self.codec.decode(x.cpu() / self.scale[:, None, None]).clamp(-1, 1).add(1).div(2)
 
+    def run(self, steps: int, every: int, sheets: int) -> None:
+        """Train to step `steps`, or to the end of the decay, with a checkpoint and a snapshot every so many steps."""
+        last = sum(self.decay) if self.decay else steps
+        started, first, losses = time.time(), self.step, []
+        while self.step < last:
+            losses.append(self.train_step())
+            if self.step % 50 == 0 or self.step == last:
+                pace = (time.time() - started) / (self.step - first)
+                self.log(f"{self.step}  loss {np.mean(losses):.4f}  {pace:.2f} s/step  {time.strftime('%H:%M')}")
+                losses = []
+            if self.step % every == 0 or self.step == last:
+                self.save_checkpoint()
+            if self.step % sheets == 0 or self.step == last:
+                self.snapshot()
+
+    def snapshot(self) -> None:
+        """The weights as they are, and what they draw."""
+        export(self.version, self.state(), self.folder / f"{self.step:06d}")
+        self.sample_sheet()
+
     def sample_sheet(self) -> None:
         """Twelve prompts: two noises at cfg 4, one at cfg 1."""
         self.save_sheet(torch.cat([self.sample(SHEET * 2, SHEET_CFG, 2), self.sample(SHEET, 1.0, 2)]))
@@ -503,19 +523,7 @@ def main() -> None:
         trainer.resume(state)
     elif flow is not None:
         trainer.start_from_flow(flow)
-    last = sum(trainer.decay) if trainer.decay else options.steps
-    started, first, losses = time.time(), trainer.step, []
-    while trainer.step < last:
-        losses.append(trainer.train_step())
-        if trainer.step % 50 == 0 or trainer.step == last:
-            pace = (time.time() - started) / (trainer.step - first)
-            trainer.log(f"{trainer.step}  loss {np.mean(losses):.4f}  {pace:.2f} s/step  {time.strftime('%H:%M')}")
-            losses = []
-        if trainer.step % options.every == 0 or trainer.step == last:
-            trainer.save_checkpoint()
-        if trainer.step % options.sheets == 0 or trainer.step == last:
-            export(options.version, trainer.state(), trainer.folder / f"{trainer.step:06d}")
-            trainer.sample_sheet()
+    trainer.run(options.steps, options.every, options.sheets)
 
 
 if __name__ == "__main__":

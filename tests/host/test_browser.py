@@ -166,7 +166,7 @@ class Frontend:
         # ComfyUI's own templates are not installed, and 1.32 cannot ask elsewhere what pack a node is from.
         harmless = "/templates/" in said.location["url"] or "Content Security Policy" in said.text
         if said.type == "error" and not harmless:
-            self.errors.append(said.text)
+            self.errors.append(f"{said.text} {said.location.get('url', '')}".strip())
 
     def templates(self) -> Locator:
         """The template browser, which may be open, at this pack's."""
@@ -214,6 +214,14 @@ class Frontend:
             polling=100,
         )
         self.page.wait_for_function(STANDS_STILL, polling=300)  # 1.47 zooms until all of it is in view
+        skip = self.page.get_by_role("button", name="Skip", exact=True)  # 1.49 offers a tour of App mode, once
+        if self.in_app_mode and skip.is_visible():
+            skip.click()
+            expect(skip).to_have_count(0, timeout=LIMIT)
+
+    @property
+    def in_app_mode(self) -> bool:
+        return bool(self.page.evaluate("!!app.graph.extra?.linearMode"))
 
     def without_complaints(self) -> None:
         expect(self.page.locator(COMPLAINTS)).to_have_count(0, timeout=LIMIT)
