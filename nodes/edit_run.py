@@ -92,7 +92,7 @@ class Edit:
             start: the state to start from instead.
         """
         structured = self.structure.steps > 0
-        beside = denoiser if not structured else SharedAttention(denoiser, self.source, self.structure)
+        beside = SharedAttention(denoiser, self.source, self.structure) if structured else denoiser
         if self.plain and start is None and grid == self.source.grid and (sampler is None or not structured):
             if sampler is None:
                 edited, calls = sample(beside, x, grid, callback=callback, noise=self.source.noise), grid.steps

@@ -5,6 +5,7 @@ queries and keys make the edit arrange its own values as the source does (Plug-a
 self-attention part of Prompt-to-Prompt, arXiv 2208.01626).
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,6 +47,9 @@ class SharedAttention:
     the picture's, but under one prompt they can. They are those at either end that both evaluations have in common, and
     their queries and keys stay the edit's.
 
+    Queries and keys of one evaluation are kept until the edit has used them, on the device that they are on. Fewer
+    `layers` need less of it.
+
     It works wherever the host asks for attention: its one override of every model's attention function, on this run's
     own options, and chained with an override that is there already. Self-attention is told by as many keys as queries.
 
@@ -60,11 +64,12 @@ class SharedAttention:
         count = round(structure.steps * source.grid.steps)
         self.points = dict(zip(source.grid.levels[:count], source.points.flip(0), strict=False))
         self.evaluations = 0
-        self._kept: dict[Item, list[tuple[Tensor, Tensor]]] = {}
+        self._kept: dict[Item, list[tuple[Tensor, Tensor] | None]] = {}  # queries and keys of each layer
         self._joint = True  # whether text and picture attend to each other as one, and no prompt is looked up apart
-        self._text: dict[
-            int, tuple[int, int]
-        ] = {}  # of attention over so many tokens: how many first and last are text
+        self._sizes: set[int] = set()  # numbers of tokens that attention was kept for
+        self._first = 0  # the first layer that borrows, once their number is known
+        # Of attention over so many tokens: how many of the first and of the last are text.
+        self._text: dict[int, tuple[int, int]] = {}
 
     def of_source(self, x: Tensor, level: Level) -> Tensor:
         """The model under the source's prompt, to borrow from next."""
@@ -73,7 +78,7 @@ class SharedAttention:
         with self._attention(self._keep):
             denoised = self.denoiser.of_source(x, level)
         if self._joint:
-            self._kept.clear()
+            self._forget()
         return denoised
 
     def __call__(self, x: Tensor, level: Level) -> Tensor:
@@ -92,8 +97,7 @@ class SharedAttention:
             with self._attention(self._borrow):
                 return self.denoiser(x, level)
         finally:
-            self._kept.clear()
-            self._text.clear()
+            self._forget()
 
     @contextmanager
     def _attention(self, change: Callable[[list[Item], int, Tensor, Tensor], tuple[Tensor, Tensor]]) -> Iterator[None]:
@@ -131,15 +135,24 @@ class SharedAttention:
                 options[OVERRIDE] = before
 
     def _keep(self, items: list[Item], layer: int, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        for item, *parts in zip(items, q.chunk(len(items)), k.chunk(len(items)), strict=True):
-            self._kept.setdefault(item, []).append((parts[0], parts[1]))
+        # What no layer borrows is not kept, but for the first of each size, in which text is told from picture.
+        needed = layer >= self._first or q.shape[-2] not in self._sizes
+        self._sizes.add(q.shape[-2])
+        for item, *pair in zip(items, q.chunk(len(items)), k.chunk(len(items)), strict=True):
+            self._kept.setdefault(item, []).append((pair[0], pair[1]) if needed else None)
         return q, k
 
+    def _forget(self) -> None:
+        self._kept.clear()
+        self._sizes.clear()
+        self._text.clear()
+
     def _borrow(self, items: list[Item], layer: int, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        first = next(
-            iter(self._kept.values())
-        )  # what an item borrows that the source does not have, such as a negative
-        pairs = [self._kept.get(item, first)[layer] for item in items]
+        any_item = next(iter(self._kept.values()))  # for an item that the source does not have, such as a negative
+        self._first = math.ceil(len(any_item) * (1 - self.layers))
+        pairs = [pair for item in items if (pair := self._kept.get(item, any_item)[layer])]
+        if not pairs:
+            return q, k
         source_q, source_k = (torch.cat(parts) for parts in zip(*pairs, strict=True))
         if source_q.shape != q.shape:
             raise InversionError(
@@ -149,7 +162,7 @@ class SharedAttention:
         tokens = q.shape[-2]
         if tokens not in self._text:
             self._text[tokens] = _in_common(source_q, q) if self._joint else (0, 0)
-        if layer < len(first) * (1 - self.layers):
+        if layer < self._first:
             return q, k
         text = self._text[tokens]
         return _picture(source_q, q, *text), _picture(source_k, k, *text)

@@ -231,6 +231,36 @@ def test_shared_attention_reaches_the_families(pack, family: str) -> None:
     assert relative(back["samples"], bench.latent["samples"]) <= 1e-4
 
 
+def keeping_all(self: Any, items: Any, layer: int, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    for item, *pair in zip(items, q.chunk(len(items)), k.chunk(len(items)), strict=True):
+        self._kept.setdefault(item, []).append(tuple(pair))
+    return q, k
+
+
+@pytest.mark.parametrize("family", ["demo", "SD1.5 eps", "Flux dev"])
+def test_only_what_is_borrowed_is_kept_and_nothing_is_missing(
+    pack, flow: Bench, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = flow if family == "demo" else FAMILIES[family].bench(pack)
+    latent, _, _, _ = bench.invert(steps=3)
+    inputs = {"latent": latent, "positive": bench.other, **advanced(structure=1.0, structure_layers=0.4)}
+    shared = pack.nodes.host.attention.SharedAttention
+    kept: list[int] = []
+    borrow = shared._borrow
+
+    def counting(self: Any, items: Any, layer: int, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        kept.append(sum(pair is not None for pairs in self._kept.values() for pair in pairs))
+        return borrow(self, items, layer, q, k)
+
+    monkeypatch.setattr(shared, "_borrow", counting)
+    some, _ = bench.edit(**inputs)
+    assert kept[0] >= kept[-1] > 0
+    assert family != "demo" or kept[0] > kept[-1]  # of the others the smallest layers have a size of their own each
+    monkeypatch.setattr(shared, "_keep", keeping_all)
+    every, _ = bench.edit(**inputs)
+    assert torch.equal(some["samples"], every["samples"])
+
+
 def test_a_model_without_the_hook_is_refused_with_what_works(flow: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     import comfy.ldm.modules.attention as attention
 
