@@ -15,7 +15,10 @@ import time
 import tools
 from host import DEFAULT, PACKAGES, REPOSITORY, Host, command_line, ensure, folder, say
 
-ALL = ("edits", "solvers", "few_steps", "peers", "interpolation", "cost", "compact", "samplers")
+ALL = (
+    "edits", "masks", "solvers", "few_steps", "papers", "peers", "interpolation", "verdict", "cost", "compact", "many",
+    "samplers",
+)  # fmt: skip
 IN_BOTH = ("samplers",)
 
 
