@@ -85,7 +85,7 @@ class EditSettingsNode(io.ComfyNode):
                     options=[AS_INVERTED, *sampler_names()],
                     default=AS_INVERTED,
                     tooltip="The sampler of the edit. as inverted: Euler, or the sampler that the Invert node names. "
-                    "Every other sampler gives the picture back exactly, too, if the prompt stays the same.",
+                    "Nearly every other sampler gives the picture back exactly, too, if the prompt stays the same.",
                 ),
                 _share("background", 1.0, "How strongly the original is restored outside the automatic mask. 0: not at "
                        "all."),
@@ -94,7 +94,7 @@ class EditSettingsNode(io.ComfyNode):
                 _pixels("feather", "Softens the edge of a connected mask, in latent pixels inward. The outside stays "
                         "exact."),
                 _share("anchor", 1.0, "Ties each step to the same step of the inversion. 1: the same prompt gives the "
-                       "picture back exactly. 0: plain sampling."),
+                       "picture back exactly. 0: the steps are not tied."),
                 _share("anchor_end", 1.0, "Share of the steps that are tied, from the noisy end."),
                 _share("structure", 0.0, "Share of the steps that use the original's self-attention, to keep shapes. "
                        "At strength 1, and with models like Flux and SD3, it costs one more model call a step."),

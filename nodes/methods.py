@@ -247,7 +247,7 @@ METHODS = (
     Row(
         id="GuidedNR",
         name="Guided NR",
-        description="Uses guided Newton-Raphson. Made for models of 2 to 8 steps, such as Turbo.",
+        description="Uses guided Newton-Raphson. Made for models of 4 to 8 steps, such as Turbo.",
         aliases=("GNRI", "guided Newton-Raphson", "Turbo inversion", "ReNoise"),
         inputs=_guided_nr_inputs,
         method=_guided_nr,
