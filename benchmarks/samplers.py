@@ -141,8 +141,7 @@ def told(report: str) -> dict[str, int]:
         found = re.search(pattern, report)
         return int(found[1]) if found else 0
 
-    between = number(r"asked (\d+) times between") or number(r"(\d+) of the calls evaluate the source, where")
-    return {"calls": number(r"(\d+) model calls"), "between": between}
+    return {"calls": number(r"(\d+) model calls"), "between": number(r"asked (\d+) times between")}
 
 
 @torch.inference_mode()

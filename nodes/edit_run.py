@@ -133,7 +133,7 @@ class Told:
             self.remarks.append(f"{structured} of the calls evaluate the source beside the edit, for its structure.")
         if between:
             self.remarks.append(f"{between} of the calls evaluate the original's prompt.")
-        elif departure is not None and departure.moved:
+        if departure is not None and departure.moved and not departure.between:
             self.remarks.append(
                 f"The sampler asked {departure.moved} times between the inversion's levels and got the answer of the "
                 "nearest level. Connect `source` in Edit Settings to ask the model there, at one more call each time."

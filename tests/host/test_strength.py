@@ -43,6 +43,13 @@ def test_strength_1_costs_half(bench: Bench, inverted: dict) -> None:
         assert f"at strength {strength:g}, {6 * per_step} model calls" in report
 
 
+@pytest.mark.parametrize("strength", [1.0, 2.0])
+def test_the_report_says_that_a_sampler_asks_between_levels(bench: Bench, inverted: dict, strength: float) -> None:
+    given = {"latent": inverted, "positive": bench.other, "sampler": "dpm_2", "strength": strength}
+    assert "times between the inversion's levels" in bench.edit(**given)[1]
+    assert "times between" not in bench.edit(**given, source=bench.positive)[1]
+
+
 def test_more_strength_goes_further(bench: Bench, inverted: dict) -> None:
     source = bench.latent["samples"]
     changes = [
