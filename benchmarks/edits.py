@@ -14,7 +14,8 @@ the rows that are not there yet, `--tables` none. Writes `docs/edits-tables.md`,
 To tune: `--quick` takes every 4th tuning case, one setting and the rows that matter most, and writes to
 `output/quick/`. `--try '{"background": 0.5}'` adds a row with these inputs of Edit From Latent and Edit Settings; in it
 "source" as the value of an input is the source's caption, "empty" the empty prompt, "region" where source and truth
-differ, "lower start" the SIGMAS of denoise 0.9. `--only TEXT` runs the rows whose label has TEXT in it. `--steps`,
+differ, "lower start" the SIGMAS of denoise 0.9. `--only TEXT` runs the rows whose label has TEXT in it; without
+`--resume` that, too, writes to `output/quick/`. `--steps`,
 `--cfg` and `--strength` choose the setting, `--weights FOLDER` the model's weights.
 """
 
@@ -354,7 +355,12 @@ class Plan:
         return [Job(self.setting, cases("final"), self.rows()), Job(self.setting, cases(), tuned, TUNING), *jobs]
 
     def stored(self, version: str, ending: str) -> Path:
-        return REPOSITORY / "output" / ("quick" if self.quick else "") / f"edits-{version}.{ending}"
+        return REPOSITORY / "output" / ("quick" if self.aside else "") / f"edits-{version}.{ending}"
+
+    @property
+    def aside(self) -> bool:
+        """Whether the rows are too few for the documents."""
+        return self.quick or bool(self.only and not self.resume)
 
 
 @torch.inference_mode()
@@ -590,7 +596,7 @@ def write_tables(plan: Plan) -> None:
     title = f"## Which rows beat image to image and plain DDIM at {plan.setting}"
     meaning = "On background PSNR and on success at once, on the versions named."
     lines += [title, "", meaning, "", *conclusion]
-    folder = plan.stored("", "").parent if plan.quick else REPOSITORY / "docs"
+    folder = plan.stored("", "").parent if plan.aside else REPOSITORY / "docs"
     (folder / "edits-tables.md").write_text("\n".join(lines), encoding="utf-8")
     contact_sheet(found, plan).save(folder / "edits.png", optimize=True)
     plot(found, folder / "edit-curves.png")

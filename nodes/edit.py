@@ -23,7 +23,7 @@ OUTPUTS = [
     io.Mask.Output(
         "mask_out",
         display_name="mask",
-        tooltip="Where the picture was allowed to change: your mask and the automatic mask together.",
+        tooltip="White where the picture was allowed to change: where your mask and the automatic mask are both white.",
     ),
 ]
 

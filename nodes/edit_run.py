@@ -125,14 +125,14 @@ class Told:
 
     def __init__(self, calls: int, beside: Any, departure: Departure | None) -> None:
         structured = beside.evaluations if isinstance(beside, SharedAttention) else 0
-        between = 0 if departure is None else departure.source_calls
-        self.calls = calls + structured + between
+        of_source = 0 if departure is None else departure.source_calls
+        self.calls = calls + structured + of_source
         self.mask = None if departure is None else departure.mask()
         self.remarks = []
         if structured:
             self.remarks.append(f"{structured} of the calls evaluate the source beside the edit, for its structure.")
-        if between:
-            self.remarks.append(f"{between} of the calls evaluate the original's prompt.")
+        if of_source:
+            self.remarks.append(f"{of_source} of the calls evaluate the original's prompt.")
         if departure is not None and departure.moved and not departure.between:
             self.remarks.append(
                 f"The sampler asked {departure.moved} times between the inversion's levels and got the answer of the "

@@ -89,7 +89,8 @@ class EditSettingsNode(io.ComfyNode):
                 ),
                 _share("background", 1.0, "How strongly the original is restored outside the automatic mask. 0: not at "
                        "all."),
-                _share("threshold", 0.3, "Where the automatic mask begins: a share of the largest difference.", 0.01),
+                _share("threshold", 0.3, "Higher makes the automatic mask smaller. The mask begins at this share of "
+                       "the largest difference between the two prompts' predictions.", 0.01),
                 _pixels("dilation", "Grows the automatic mask, in latent pixels."),
                 _pixels("feather", "Softens the edge of a connected mask, in latent pixels inward. The outside stays "
                         "exact."),
@@ -98,7 +99,8 @@ class EditSettingsNode(io.ComfyNode):
                 _share("anchor_end", 1.0, "Share of the steps that are tied, from the noisy end."),
                 _share("structure", 0.0, "Share of the steps that use the original's self-attention, to keep shapes. "
                        "At strength 1, and with models like Flux and SD3, it costs one more model call a step."),
-                _share("structure_layers", 1.0, "Share of the layers that use it, counted from the last."),
+                _share("structure_layers", 1.0, "Share of the model's layers that use structure, counted from the last "
+                       "layer."),
                 cfg_input(1.0, "Guidance of the new prompt, away from `negative`. 1: none. Strength does the same from "
                           "the original's prompt, and keeps more of the picture."),
                 io.Conditioning.Input("negative", optional=True, tooltip="Needed when cfg is not 1."),
