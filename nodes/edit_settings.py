@@ -24,6 +24,7 @@ class Settings:
         structure, structure_layers: as in `Structure`.
         sampler: the sampler's name, or AS_INVERTED.
         cfg: guidance of the new prompt from `negative`; 1 for none.
+        boost: as in `Departure`.
         negative: a CONDITIONING to guide away from.
         source: the CONDITIONING that the picture was inverted with, in place of the record's.
         sigmas: the levels to sample on, in place of the record's.
@@ -32,13 +33,14 @@ class Settings:
     anchor: float = 1.0
     anchor_end: float = 1.0
     background: float = 1.0
-    threshold: float = 0.3
+    threshold: float = 0.47
     dilation: int = 0
     feather: int = 0
     structure: float = 0.0
     structure_layers: float = 1.0
     sampler: str = AS_INVERTED
     cfg: float = 1.0
+    boost: float = 4.0
     negative: Any = None
     source: Any = None
     sigmas: Tensor | None = None
@@ -89,7 +91,7 @@ class EditSettingsNode(io.ComfyNode):
                 ),
                 _share("background", 1.0, "How strongly the original is restored outside the automatic mask. 0: not at "
                        "all."),
-                _share("threshold", 0.3, "Higher makes the automatic mask smaller. The mask begins at this share of "
+                _share("threshold", 0.47, "Higher makes the automatic mask smaller. The mask begins at this share of "
                        "the largest difference between the two prompts' predictions.", 0.01),
                 _pixels("dilation", "Grows the automatic mask, in latent pixels."),
                 _pixels("feather", "Softens the edge of a connected mask, in latent pixels inward. The outside stays "
@@ -103,6 +105,15 @@ class EditSettingsNode(io.ComfyNode):
                        "layer."),
                 cfg_input(1.0, "Guidance of the new prompt, away from `negative`. 1: none. Strength does the same from "
                           "the original's prompt, and keeps more of the picture."),
+                io.Float.Input(
+                    "boost",
+                    default=4.0,
+                    min=1.0,
+                    max=10.0,
+                    step=0.1,
+                    tooltip="The most that strength is raised, if the model answers the new prompt weakly. The report "
+                    "says the strength used. 1: never. Strengths up to 1 stay as they are.",
+                ),
                 io.Conditioning.Input("negative", optional=True, tooltip="Needed when cfg is not 1."),
                 io.Conditioning.Input(
                     "source",

@@ -155,7 +155,7 @@ def test_a_mask_keeps_everything_outside_it(bench: Bench) -> None:
     mask = torch.zeros(1, 128, 128)
     mask[..., :64] = 1
     edited, report = bench.edit(
-        latent={**latent, "noise_mask": mask}, positive=bench.other, cfg=3.0, negative=bench.negative
+        latent={**latent, "noise_mask": mask}, positive=bench.other, cfg=3.0, negative=bench.negative, background=0.0
     )
     difference = (edited["samples"] - bench.latent["samples"]).abs()
     assert float(difference[..., 8:].max()) <= 1e-5
