@@ -176,12 +176,10 @@ class Departure:
     def _strength(self, asked: Tensor) -> Tensor:
         """What `asked` is multiplied by, (B, 1, ...). The first answer settles it for the run."""
         if self.strengths is None:
-            raised = gain(
-                asked if self.keep.mask is None else asked * self.keep.mask.to(asked),
-                self.source.trajectory[0],
-                self.boost,
-            )
-            self.strengths = 1 + (self.strength - 1) * (raised if self.strength > 1 else torch.ones_like(raised))
+            mask = self.keep.mask
+            seen = asked if mask is None else asked * mask.to(asked)
+            raised = gain(seen, self.source.trajectory[0], self.boost if self.strength > 1 else 1.0)
+            self.strengths = 1 + (self.strength - 1) * raised
         return self.strengths.reshape(-1, *[1] * (asked.ndim - 1)).to(asked)
 
     @property

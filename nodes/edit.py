@@ -13,7 +13,7 @@ from . import host
 from .edit_run import Edit, Told, sampling_grid
 from .edit_settings import EditSettings, Settings, settings_of
 from .host import record
-from .host.masks import mask_for, picture_mask
+from .host.masks import crop_remark, mask_for, picture_mask
 from .host.sampler import AS_INVERTED, play_plain, sampler_object
 from .schema import CATEGORY, report_text, schema, within_bounds
 
@@ -23,7 +23,8 @@ OUTPUTS = [
     io.Mask.Output(
         "mask_out",
         display_name="mask",
-        tooltip="White where the picture was allowed to change: where your mask and the automatic mask are both white.",
+        tooltip="White where the picture was allowed to change: where your mask and the automatic mask are both white. "
+        "background 0 in Edit Settings turns the automatic mask off.",
     ),
 ]
 
@@ -38,7 +39,7 @@ class EditFromLatent(io.ComfyNode):
             display_name="Edit From Latent",
             category=CATEGORY,
             description="Edits an inverted picture: write what it should show now. Steps and noise levels come with "
-            "the latent. The same prompt gives the picture back exactly. A mask keeps all outside it.",
+            "the latent. The old prompt gives the picture back exactly. With a mask only its white parts change.",
             search_aliases=["edit image", "resample", "reconstruct", "inversion edit", "prompt edit"],
             essentials_category="Image Tools",
             inputs=[
@@ -51,8 +52,8 @@ class EditFromLatent(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="White where the picture may change. The rest stays exactly as it is. A mask by Set Latent "
-                    "Noise Mask does the same.",
+                    tooltip="White where the picture may change. In black parts the latent stays exactly the same. "
+                    "Restore Original Background keeps their pixels, too.",
                 ),
                 EditSettings.Input("settings", optional=True, tooltip="From Edit Settings: sampler, negative prompt, "
                                    "how much is kept."),
@@ -93,6 +94,7 @@ def edited(
     else:
         grid = sampling_grid(model, found.inversion, settings.sigmas, remarks)
         allowed = mask_for(latent, samples, mask, settings.feather)
+        remarks += [remark] if (remark := crop_remark(latent, samples, mask)) else []
         edit, guider = Edit.prepared(model, found, positive, strength, settings, allowed)
 
     def walk(denoiser: host.HostDenoiser, x: Tensor, grid: Grid, callback: Callback) -> tuple[Tensor, Told]:

@@ -78,7 +78,7 @@ class EditSettingsNode(io.ComfyNode):
             node_id="INV_EditSettings",
             display_name="Edit Settings",
             category=CATEGORY,
-            description="Settings that an edit needs seldom: another sampler, a negative prompt, how much is kept. "
+            description="Settings that you seldom need: another sampler, a negative prompt, how much is kept. "
             "Connect it to Edit From Latent or Edit Guider.",
             search_aliases=["edit options", "advanced edit", "preserve background", "structure", "edit sampler"],
             inputs=[
@@ -91,8 +91,8 @@ class EditSettingsNode(io.ComfyNode):
                 ),
                 _share("background", 1.0, "How strongly the original is restored outside the automatic mask. 0: not at "
                        "all."),
-                _share("threshold", 0.47, "Higher makes the automatic mask smaller. The mask begins at this share of "
-                       "the largest difference between the two prompts' predictions.", 0.01),
+                _share("threshold", 0.47, "Higher makes the automatic mask smaller. The mask is white where the two "
+                       "prompts' predictions differ much, compared with the place where they differ most.", 0.01),
                 _pixels("dilation", "Grows the automatic mask, in latent pixels."),
                 _pixels("feather", "Softens the edge of a connected mask, in latent pixels inward. The outside stays "
                         "exact."),
@@ -103,8 +103,8 @@ class EditSettingsNode(io.ComfyNode):
                        "At strength 1, and with models like Flux and SD3, it costs one more model call a step."),
                 _share("structure_layers", 1.0, "Share of the model's layers that use structure, counted from the last "
                        "layer."),
-                cfg_input(1.0, "Guidance of the new prompt, away from `negative`. 1: none. Strength does the same from "
-                          "the original's prompt, and keeps more of the picture."),
+                cfg_input(1.0, "Guidance of the new prompt away from `negative`, as in KSampler. 1: none. Use strength "
+                          "first: it keeps more of the picture."),
                 io.Float.Input(
                     "boost",
                     default=4.0,
@@ -118,9 +118,8 @@ class EditSettingsNode(io.ComfyNode):
                 io.Conditioning.Input(
                     "source",
                     optional=True,
-                    tooltip="The prompt that the picture was inverted with. Needed only where the latent does not "
-                    "carry it: the Invert node's report says so. Samplers that ask between the inversion's steps "
-                    "(dpm_2, dpmpp_sde, seeds_2) edit better with it, at one more model call each time.",
+                    tooltip="The prompt that the picture was inverted with. Needed only if the latent does not carry "
+                    "it: the Invert node's report says so. It can also improve edits with dpm_2, at more model calls.",
                 ),
                 io.Sigmas.Input(
                     "sigmas",

@@ -76,7 +76,7 @@ class EditGuiderNode(io.ComfyNode):
             display_name="Edit Guider",
             category=SAMPLING,
             description="Edit From Latent as a GUIDER: SamplerCustomAdvanced then edits the inverted picture with any "
-            "SAMPLER. Connect all four outputs to it. The same prompt gives the picture back exactly.",
+            "SAMPLER that fits. Connect all four outputs to it. The old prompt gives the picture back exactly.",
             search_aliases=["edit sampler", "custom sampler edit", "inversion guider", "any sampler"],
             inputs=[
                 io.Model.Input("model", tooltip="The model that inverted, or one of its family."),
@@ -86,7 +86,7 @@ class EditGuiderNode(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="White where the picture may change. The rest stays exactly as it is.",
+                    tooltip="White where the picture may change. In black parts the latent stays exactly the same.",
                 ),
                 EditSettings.Input(
                     "settings",

@@ -62,7 +62,7 @@ class Interpolate(io.ComfyNode):
                     options=list(PATHS),
                     default="spherical",
                     tooltip="The way from one noise to the other. spherical: turns evenly. linear: the straight line, "
-                    "which loses strength half way. norm-aware: keeps to the strengths that real noise has.",
+                    "where the noise is too weak half way. norm-aware: keeps the noise as strong as real noise.",
                 ),
                 io.Combo.Input(
                     "prompts",
@@ -77,7 +77,7 @@ class Interpolate(io.ComfyNode):
                     "latent",
                     display_name="latent",
                     tooltip="The inverted frames with a record, for Edit From Latent at strength 1. If the inversions' "
-                    "cfg was not 1, set the same cfg in Edit Settings.",
+                    "cfg was not 1, set the same cfg and negative in Edit Settings.",
                 ),
                 io.Conditioning.Output(
                     "positive", display_name="positive", tooltip="The prompt of each frame, for the edit."

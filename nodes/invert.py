@@ -43,8 +43,8 @@ OUTPUTS = [
     io.Noise.Output(
         "noise",
         display_name="noise",
-        tooltip="The inverted latent as NOISE, for SamplerCustomAdvanced. Connect sigmas and the original latent to "
-        "it too. Flow models need this output there.",
+        tooltip="The inverted latent as NOISE, for SamplerCustomAdvanced. Connect sigmas and the picture's original "
+        "latent there too. For flow models use this output, not latent.",
     ),
     io.Sigmas.Output(
         "sigmas_out",
@@ -109,7 +109,8 @@ class InvertNode(io.ComfyNode):
         ]
         steps, scheduler, denoise = schedule_inputs(
             row.steps,
-            "Number of steps. More steps are more accurate.",
+            "Number of steps. More steps are usually more accurate. Models of few steps, such as Turbo, need their own "
+            "number.",
             "How far to invert. 1 goes all the way to noise. Below 1 the picture's layout stays, and the edit changes "
             "less.",
         )
@@ -132,12 +133,12 @@ class InvertNode(io.ComfyNode):
                     "compact",
                     default=False,
                     optional=True,  # graphs that were saved before it was there run on
-                    tooltip="Keep the record in about half the memory and half the file. The old prompt then gives the "
-                    "picture back to rounding, not to the last bit.",
+                    tooltip="Takes about half the memory, and makes files half as large. The old prompt then gives the "
+                    "picture back with a very small error.",
                 )
             ),
             io.Conditioning.Input(
-                "negative", optional=True, tooltip="Needed if cfg is not 1. An empty prompt will do."
+                "negative", optional=True, tooltip="Needed if cfg is not 1. An empty prompt is enough."
             ),
             io.Sigmas.Input(
                 "sigmas",

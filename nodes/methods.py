@@ -79,7 +79,8 @@ def _easyinv_inputs(in_node: bool) -> list[io.Input]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip=f"Weight of the new latent in EasyInv's blend. 1 is plain DDIM inversion. {custom}",
+            tooltip=f"How much of each new step is kept. Less leaves more of the picture in the noise. 1 is plain "
+            f"DDIM inversion. {custom}",
         ),
         io.Float.Input(
             "start",
@@ -151,26 +152,26 @@ def _guided_nr_inputs(in_node: bool) -> list[io.Input]:
             min=0.0,
             max=100.0,
             step=0.01,
-            tooltip="How strongly the result is pulled toward likely noise (lambda in the paper). 0 is plain "
-            "Newton-Raphson.",
+            tooltip="Leave it at the default. How strongly the result is pulled toward likely noise (lambda in the "
+            "paper). 0 is plain Newton-Raphson.",
         ),
         _tolerance(0.0),
         io.Combo.Input(
             "gradient",
             options=["auto", "sign", "autograd", "min-norm"],
             default="auto",
-            tooltip="sign: the step of the authors' code, which needs no gradient of the model. autograd: the step of "
-            "the paper. min-norm: the shortest such step. Both run the model backward, which takes time and much "
-            "memory. auto: sign at cfg 1; otherwise min-norm, if the model allows it.",
+            tooltip="Leave it at auto. sign: the step of the authors' code, which needs no gradient of the model. "
+            "autograd: the step of the paper. min-norm: the shortest such step. Both run the model backward, which "
+            "takes time and much memory. auto: sign at cfg 1; otherwise min-norm, if the model allows it.",
         ),
         advanced(
             io.Combo.Input(
                 "start",
                 options=["extrapolated", "native", "state"],
                 default="extrapolated",
-                tooltip="The first guess of each step. extrapolated: from the steps before; the most accurate. native: "
-                "the known latent in the model's own scale, as in the paper. state: the known latent as it is, as in "
-                "the authors' code.",
+                tooltip="Leave it at extrapolated. The first guess of each step. extrapolated: from the steps before; "
+                "the most accurate. native: the known latent in the model's own scale, as in the paper. state: the "
+                "known latent as it is, as in the authors' code.",
             )
         ),
     ]
@@ -211,9 +212,9 @@ def _fixed_point_inputs(in_node: bool) -> list[io.Input]:
                 "start",
                 options=list(WARM_START),
                 default="extrapolated",
-                tooltip="The first guess of each step. extrapolated: from the last two steps; the most accurate. last "
-                "slope: from the last step, as in Uni-Inv. native: the known latent in the model's own scale, as in "
-                "DDIM inversion.",
+                tooltip="Leave it at extrapolated. The first guess of each step. extrapolated: from the last two "
+                "steps; the most accurate. last slope: from the last step, as in Uni-Inv. native: the known latent in "
+                "the model's own scale, as in DDIM inversion.",
             )
         ),
         advanced(
@@ -222,7 +223,8 @@ def _fixed_point_inputs(in_node: bool) -> list[io.Input]:
                 default=3,
                 min=0,
                 max=10,
-                tooltip="How many earlier iterates Anderson acceleration uses. 0 is plain iteration.",
+                tooltip="Leave it at the default. How many earlier tries of a step help the next try (Anderson "
+                "acceleration). 0 turns this off.",
             )
         ),
     ]

@@ -10,7 +10,7 @@ from .edit_settings import Settings
 from .host.sampler import AS_INVERTED, sampler_names
 from .schema import CATEGORY, advanced, cfg_input, schema, within_bounds
 
-NOW = "In Edit Settings now."
+NOW = "Does what this setting of Edit Settings does."
 
 
 class OldEditFromLatent(io.ComfyNode):

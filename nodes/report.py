@@ -47,7 +47,8 @@ class InversionReport(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="A mask to outline on the picture, such as that of an edit. Without it the latent's own.",
+                    tooltip="A mask to outline on the picture, such as that of an edit. If none is connected, the "
+                    "latent's own mask.",
                 ),
             ],
             outputs=[

@@ -41,8 +41,8 @@ class Seeds(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How far the seeds are spread between the examples. 0: all seeds are the same, in their "
-                    "middle.",
+                    tooltip="How far the seeds are spread between the examples. 0: all seeds start from the "
+                    "middle of the examples.",
                 ),
                 io.Float.Input(
                     "fresh",

@@ -81,7 +81,7 @@ class DemoPicture(io.ComfyNode):
                     options=[NO_HAT, *scenes.named("hat")],
                     default=NO_HAT,
                     optional=True,
-                    tooltip="What people and faces can wear.",
+                    tooltip="The hat of the thing. Only animal faces, people and faces can wear one.",
                 ),
                 io.Int.Input(
                     "look",

@@ -30,7 +30,7 @@ def mask_for(latent: dict, samples: Tensor, mask: Tensor | None = None, feather:
         feather: over how many latent pixels the masks' edges fall off, inward: outside they stay exactly 0.
 
     Raises:
-        InversionError: a mask has another shape of picture, another batch or number of frames, or is one of a sound.
+        InversionError: a mask has another batch or number of frames, or is one of a sound.
     """
     given = [_at_latent_size(m, samples) for m in (latent.get("noise_mask"), mask) if m is not None]
     if not given:
@@ -57,18 +57,39 @@ def _at_latent_size(mask: Tensor, samples: Tensor) -> Tensor:
         if samples.ndim == 5 and mask.shape[0] not in (1, samples.shape[0]):
             mask = _frames(mask.movedim(1, 0), samples)
     height, width = samples.shape[-2:]
-    ratio = (mask.shape[-2] / height, mask.shape[-1] / width)
-    if not math.isclose(*ratio, rel_tol=0.05):
-        raise InversionError(
-            f"The mask is {mask.shape[-1]} x {mask.shape[-2]}, which is not the shape of the latent "
-            f"({width} x {height}). Draw it on the picture that was inverted."
-        )
+    mask = cropped(mask, width / height)
     if mask.shape[0] not in (1, samples.shape[0]):
         raise InversionError(
             f"The mask has a batch of {mask.shape[0]}, the latent of {samples.shape[0]}. Use one mask, or one for each."
         )
     # The mean over each latent cell: a cell that the mask does not touch stays exactly 0.
     return torch.nn.functional.interpolate(mask, size=(height, width), mode="area").clamp(0, 1)
+
+
+def cropped(mask: Tensor, shape: float) -> Tensor:
+    """The middle of a mask (..., H, W), of width / height `shape`; as it is where it has about that shape.
+
+    A picture that a node crops to the model's size leaves the mask that was painted on it uncropped.
+    """
+    height, width = mask.shape[-2:]
+    if math.isclose(width / height, shape, rel_tol=0.05):
+        return mask
+    high, wide = (height, max(1, round(height * shape))) if width > height * shape else (round(width / shape), width)
+    high = max(1, high)
+    top, left = (height - high) // 2, (width - wide) // 2
+    return mask[..., top : top + high, left : left + wide]
+
+
+def crop_remark(latent: dict, samples: Tensor, mask: Tensor | None) -> str:
+    """What the report says if a mask was cropped; "" if none was."""
+    height, width = samples.shape[-2:]
+    for given in (mask, latent.get("noise_mask")):
+        if given is not None and cropped(given, width / height).shape != given.shape:
+            return (
+                f"The mask is {given.shape[-1]} x {given.shape[-2]}, which is another shape than the picture's. The "
+                "middle of the mask was used, as a node takes it that crops a picture at its center."
+            )
+    return ""
 
 
 def _frames(mask: Tensor, samples: Tensor) -> Tensor:

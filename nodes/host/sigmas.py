@@ -12,7 +12,8 @@ from .latents import model_kind
 LEFT_BY_UNI_PC = 1e-3
 UNI_PC = (
     "The SIGMAS end at 0.001. The host's uni_pc writes that over a last 0 in the SIGMAS that it is given, and a graph "
-    "uses the same numbers again. If a uni_pc in this graph has these SIGMAS, give it a scheduler node of its own."
+    "uses the same numbers again. If a uni_pc in this graph has these SIGMAS, connect `sigmas` of the Invert node to "
+    "it instead. Then unload models and execution cache once, in the host's menu."
 )
 
 

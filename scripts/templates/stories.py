@@ -430,7 +430,7 @@ STYLE = "style.safetensors"
 
 QUEUE = "Press **Run**. Nothing has to be downloaded."
 FILES = """\
-Put these files into ComfyUI's folder, if they are not there:
+Put these files into ComfyUI's folder, if they are not there. ComfyUI's own templates link to most of them.
 
 {files}
 
@@ -439,14 +439,17 @@ YOURS = (
     FILES
     + """\
 Choose your picture in **Load Image**. Write in **Source prompt** what it shows. Copy these words into **Target \
-prompt**, and change the words for your edit. **Crop and scale** makes the picture SIZE x SIZE, which suits the \
-model."""
+prompt**, and change the words for your edit. **Crop and scale** cuts the middle of your picture to a square of SIZE x \
+SIZE pixels, which suits the model. For a tall or wide picture change **width** and **height** there, in steps of 64."""
 )
 BACK = """\
 **Edit From Latent** draws the picture again: with the *target prompt* for your edit, and with the *source prompt* to \
 show what is kept."""
 MORE = """\
-If the picture changes too little, raise **strength** of the edit. If it changes too much, lower **strength**."""
+If the picture changes too little, raise **strength** of the edit by 1 or 2. If it changes too much, lower \
+**strength**."""
+TURBO = """\
+Leave **strength** of the edit at 1: models that draw in few steps edit worse at higher values."""
 
 
 def yours(size: int) -> str:
@@ -517,11 +520,15 @@ This workflow opens in App mode, which shows the inputs and the edit. This is th
 
 {QUEUE}
 
-White in the **mask** is where the picture may change. The rest stays as it is, to the last pixel: here the left \
-half. To soften the border, connect **Edit Settings** and raise **feather** there.
+White in the **mask** is where the picture may change: here the right half. **Restore Original Background** puts the \
+original's pixels back in the left half, so they stay exactly the same. To soften the border, connect **Edit \
+Settings** and raise **feather** there.
 
-For your own picture use **Load Image**. Paint the mask with *Open in MaskEditor* from its menu, and connect its mask \
-output in place of the three mask nodes. Without a mask the edit finds by itself where the two prompts differ.""",
+For your own picture open the template of your model, such as *sdxl*. Right-click **Load Image** there, choose *Open \
+in MaskEditor*, and paint what may change. Connect *mask* of **Load Image** to *mask* of the edit.
+
+The edit also finds a mask by itself, and changes only what is white in both. To change all that you painted, \
+connect **Edit Settings** with **background** 0.""",
         exact_background,
         shows=("Original", "Edited"),
     ),
@@ -532,8 +539,8 @@ output in place of the three mask nodes. Without a mask the edit finds by itself
 
 {QUEUE}
 
-**Invert Image (Guided NR)** works with few steps: 4 here, as for Turbo, Lightning and schnell models. The report says \
-how accurate the inversion is. **check** measures it.
+**Invert Image (Guided NR)** works with few steps: 4 here, as for SDXL Turbo. The report says how accurate the \
+inversion is. **check** measures it.
 
 The *reconstruction* uses the source prompt, and the *edit* the target prompt. Change the target prompt and press \
 **Run** again: only the edit runs.""",
@@ -590,7 +597,8 @@ One inversion serves three edits. Change a target prompt and press **Run** again
 **Edit Guider** makes an edit in **SamplerCustomAdvanced**. Connect all four of its outputs. Then choose a sampler in \
 **KSamplerSelect**, or use the sampler of another pack.
 
-With the source prompt every sampler gives the picture back exactly. With the target prompt it makes the edit. \
+With the source prompt almost every sampler gives the picture back exactly. With the target prompt the sampler makes \
+the edit. A sampler that cannot do this stops with a message. \
 **Edit From Latent** takes the same samplers from **Edit Settings**.""",
         any_sampler,
         shows=("Original", "New prompt, er_sde"),
@@ -646,7 +654,8 @@ Set a size in **Upscale** that suits the model. Less **denoise** keeps more, and
 Both pictures are inverted. **Interpolate Inversions** goes from the noise and the prompt of the first picture to \
 those of the last. **Edit From Latent** draws the frames. The first and the last frame are exactly the two pictures.
 
-For your own pictures use **Load Image** twice. Both need the same size, and the same settings in **Invert Image**. \
+For your own pictures use **Load Image** twice, and the loader of your model in place of **Load Demo Model**. Scale \
+both pictures to a size that suits the model. Both need the same size, and the same settings in **Invert Image**. \
 Leave **strength** of the edit at 1. More **frames** make smaller steps. If a frame falls apart, set \
 **prompts** to *predictions*.""",
         interpolate,
@@ -667,7 +676,8 @@ The demo model has seldom seen a rocket, and draws it badly from random noise. H
 inverted. **Seeds From Examples** makes new noise that is like theirs. From this noise ComfyUI's sampler draws rockets \
 well, before a new wall too.
 
-For your own use a few pictures of one kind and one size, and a prompt that fits them all. More **spread** and more \
+For your own pictures use **Load Image** in place of **Demo Picture**, and the loader of your model. Take a few \
+pictures of one kind and one size, and write one prompt that fits them all. More **spread** and more \
 **fresh** give more variety. The lower node has **fresh** at 1, which is random noise.""",
         rare_seeds,
         shows=("From random noise", "From examples"),
@@ -726,8 +736,8 @@ picture, connect **Edit Settings** and raise **background**.""",
 **Invert Image (Guided NR)** finds the noise from which the model draws your picture, with *euler_ancestral*, the \
 sampler for Turbo. {BACK}
 
-{yours(512)} Turbo takes no negative prompt, so leave **cfg** of the inversion at 1. {MORE} Or lower **denoise** of \
-the inversion.""",
+{yours(512)} Turbo takes no negative prompt, so leave **cfg** of the inversion at 1. {TURBO} If the picture changes \
+too much, lower **denoise** of the inversion.""",
         edit(
             PINK,
             RED,
@@ -763,7 +773,8 @@ the inversion.""",
 {BACK}
 
 {yours(1024)} Flux takes no negative prompt, so leave **cfg** of the inversion at 1. {MORE} More *Guidance of the \
-edit* makes the edit stronger, too. For *flux1-schnell* set **steps** to 4. It does not read the guidance.""",
+edit* makes the edit stronger, too. For *flux1-schnell* set **steps** to 4, and leave **strength** at 1. Schnell \
+ignores the guidance.""",
         edit(
             PINK,
             RED,
@@ -791,7 +802,7 @@ edit* makes the edit stronger, too. For *flux1-schnell* set **steps** to 4. It d
 
 **Invert Image (Fixed Point)** finds the noise from which the model draws your picture. {BACK}
 
-{yours(1024)} {MORE}""",
+{yours(1024)} {TURBO}""",
         edit(
             PINK,
             RED,
@@ -837,7 +848,7 @@ again with the *target prompt*.
 {FILES}Choose your video in **Load Video**. Write in **Source prompt** what it shows. Copy these words into **Target \
 prompt**, and change the words for your edit.
 
-**The first frames** takes 33 of them. Other numbers have to be one more than a multiple of 4. More frames need more \
+The node **The first frames** keeps 33 frames. You can set 17, 21, 25, 29, 33, 37 and so on. More frames need more \
 memory: the inversion keeps about three latents for each step.""",
         video,
         shows=("Edited frames",),

@@ -92,6 +92,19 @@ def test_what_the_latents_mask_leaves_out_stays_as_it_was(bench: Bench, node: st
     assert relative(out[..., 8:], source[..., 8:]) >= 0.05
 
 
+@pytest.mark.parametrize(("height", "width"), [(128, 192), (192, 128)])
+def test_of_a_mask_of_another_shape_the_middle_counts(bench: Bench, height: int, width: int) -> None:
+    """As of a picture that a node crops at its center: the mask was painted before."""
+    up = bench.invert(steps=4)[0]
+    given = {"latent": up, "positive": bench.other, "background": 0.0}
+    top, left = (height - 128) // 2, (width - 128) // 2
+    wide = torch.nn.functional.pad(1 - HALF, (left, left, top, top), value=1.0)
+    out, report = bench.edit(**given, mask=wide)
+    assert torch.equal(out["samples"], bench.edit(**given, mask=1 - HALF)[0]["samples"])
+    assert f"The mask is {width} x {height}" in report
+    assert "The mask is" not in bench.edit(**given, mask=1 - HALF)[1]
+
+
 def test_other_nodes_pass_a_mask_on_or_say_that_they_do_not(bench: Bench) -> None:
     masked = {**bench.latent, "noise_mask": HALF}
     for method in METHODS:
@@ -150,7 +163,7 @@ def numbers() -> Iterator[tuple[str, str]]:
     yield from (("INV_GuidedNR", name) for name in (*schedule, "iterations", "guidance", "tolerance", "seed"))
     yield from (("INV_FixedPoint", name) for name in (*schedule, "iterations", "tolerance", "anderson", "seed"))
     shares = ["anchor", "anchor_end", "background", "threshold", "structure", "structure_layers"]
-    yield from (("INV_EditSettings", name) for name in ("cfg", *shares, "dilation", "feather"))
+    yield from (("INV_EditSettings", name) for name in ("cfg", *shares, "dilation", "feather", "boost"))
     yield from (("INV_EditFromLatent", name) for name in ("cfg", "preserve", *shares, "dilation", "feather"))
     yield from ((node, "strength") for node in ("INV_Edit", "INV_EditGuider"))
     yield from (("INV_FlowEdit", name) for name in (*schedule, "source_cfg", "seed"))
