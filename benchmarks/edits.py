@@ -234,6 +234,7 @@ ROWS = [
     from_latent("DDIM", "structure 0.3", {"structure": 0.3}),
     from_latent("DDIM", "start at 0.9", {"sigmas": LOWER}),
     from_latent("EasyInv", "default", {}),
+    *(from_latent("EasyInv", f"strength {w:g}", {"strength": w}) for w in (2.0, 5.0, 6.0)),
     from_latent("Guided NR", "strength 2", {"strength": 2.0}),
     from_latent("Guided NR", "default", {}),
     from_latent("Fixed Point", "default", {}),
@@ -509,12 +510,14 @@ def curves() -> dict[str, list[str]]:
     """What the plot joins by a line: name -> labels in the dial's order."""
     strengths = [f"DDIM, strength {w}" for w in (1, 2, 3)] + ["DDIM, default", "DDIM, strength 6", "DDIM, strength 9"]
     unboosted = [f"DDIM, boost 1, strength {w}" for w in (4, 6, 9, 12)]
+    easyinv = ["EasyInv, strength 2", "EasyInv, default", "EasyInv, strength 5", "EasyInv, strength 6"]
     guided = ["Guided NR, strength 2", "Guided NR, default"]
     img2img = [row.label for row in ROWS if row.label.startswith("img2img")]
     flow_edit = [row.label for row in ROWS if row.label.startswith("FlowEdit")]
     return {
-        f"strength 1 to 9 ({MAIN.strength:g}: the default)": strengths,
-        "boost 1, strength 4 to 12": unboosted,
+        f"DDIM, strength 1 to 9 ({MAIN.strength:g}: the default)": strengths,
+        "DDIM, boost 1, strength 4 to 12": unboosted,
+        "EasyInv, strength 2 to 6": easyinv,
         f"Guided NR, strength 2 and {MAIN.strength:g}": guided,
         "image to image, denoise 0.4 to 0.9": img2img,
         "FlowEdit": flow_edit,
