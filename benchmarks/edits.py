@@ -538,8 +538,8 @@ def plot(found: dict[str, Results], path: Path) -> None:
             points = [figure_of(results[label]) for label in labels if label in results]
             if not points:
                 continue
-            line = "" if name == "FlowEdit" else "-"
-            axis.plot(*zip(*points, strict=True), line, marker="o", color=f"C{i}", label=name)
+            line = "none" if name == "FlowEdit" else "-"  # its settings are not one dial
+            axis.plot(*zip(*points, strict=True), linestyle=line, marker="o", color=f"C{i}", label=name)
         known = {label for labels in joined.values() for label in labels}
         for label, result in results.items():
             if label not in known and result["evaluations"]:
