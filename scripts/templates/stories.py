@@ -308,8 +308,9 @@ def style_lora(scene: Scene) -> None:
     image = scene.scale("Crop and scale", scene.images[0], "lanczos", 512, "center")
     inverted = scene.invert(EASYINV, prompt, scene.encode(image))
     styled = page.add("LoraLoaderModelOnly", 3, "The style, for the edit alone", model=scene.model, lora_name=STYLE)
+    settings = page.add("INV_EditSettings", 3, "Edit Settings: the whole picture may change", background=0.0)
     given: dict[str, Any] = {"positive": prompt, "strength": 1.0, "latent": inverted["LATENT"]}
-    edited = page.add(EDIT, 3, model=styled["MODEL"], **given)
+    edited = page.add(EDIT, 3, model=styled["MODEL"], settings=settings["INV_EDIT_SETTINGS"], **given)
     before, image = image, scene.decode(edited["LATENT"])
     page.add("SaveImage", -1, "In the new style", images=image, filename_prefix="style_lora")
     scene.compare(before, image)
@@ -692,8 +693,8 @@ pictures of one kind and one size, and write one prompt that fits them all. More
 picture stays, in the style of the LoRA. Leave **strength** at 1, because both prompts are the same.
 
 {FILES}Choose any SD 1.x checkpoint, a LoRA for it, and your picture. Write in the prompt what the picture shows, and \
-the LoRA's trigger word, if it has one. More **strength_model** gives more of the style. For more of the \
-picture, connect **Edit Settings** and raise **background**.""",
+the LoRA's trigger word, if it has one. More **strength_model** gives more of the style. With \
+**background** 0 the whole picture may change. For more of the original raise **background**.""",
         style_lora,
         shows=("Original", "In the new style"),
         loaders=checkpoint("v1-5-pruned-emaonly-fp16.safetensors"),
