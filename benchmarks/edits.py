@@ -228,13 +228,19 @@ ROWS = [
     from_latent("DDIM", "anchor 0", {"anchor": 0.0}),
     from_latent("DDIM", "cfg 3 for strength", {"strength": 1.0, "cfg": 3.0, "negative": EMPTY}, quick=True),
     from_latent("DDIM", "background 0", {"background": 0.0}),
-    *(from_latent("DDIM", f"boost 1, strength {w:g}", {"boost": 1.0, "strength": w}) for w in (4.0, 6.0, 9.0, 12.0)),
-    from_latent("DDIM", "boost 2", {"boost": 2.0}),
-    *(from_latent("DDIM", f"threshold {t:g}", {"threshold": t}) for t in (0.3, 0.6)),
+    *(
+        from_latent("DDIM", f"threshold {t:g}, strength {w:g}", {"threshold": t, "strength": w})
+        for t, w in ((0.4, 4.0), (0.4, 6.0), (0.4, 9.0), (0.45, 8.0))
+    ),
+    *(
+        from_latent(
+            method, f"threshold 0.47, boost {b:g}, strength {w:g}", {"threshold": 0.47, "boost": b, "strength": w}
+        )
+        for method, b, w in (("DDIM", 1, 9.0), ("DDIM", 4, 4.0), ("EasyInv", 4, 4.0), ("EasyInv", 4, 6.0))
+    ),
     from_latent("DDIM", "structure 0.3", {"structure": 0.3}),
     from_latent("DDIM", "start at 0.9", {"sigmas": LOWER}),
     from_latent("EasyInv", "default", {}),
-    *(from_latent("EasyInv", f"strength {w:g}", {"strength": w}) for w in (2.0, 5.0, 6.0)),
     from_latent("Guided NR", "strength 2", {"strength": 2.0}),
     from_latent("Guided NR", "default", {}),
     from_latent("Fixed Point", "default", {}),
@@ -509,15 +515,13 @@ def front(results: Results) -> list[str]:
 def curves() -> dict[str, list[str]]:
     """What the plot joins by a line: name -> labels in the dial's order."""
     strengths = [f"DDIM, strength {w}" for w in (1, 2, 3)] + ["DDIM, default", "DDIM, strength 6", "DDIM, strength 9"]
-    unboosted = [f"DDIM, boost 1, strength {w}" for w in (4, 6, 9, 12)]
-    easyinv = ["EasyInv, strength 2", "EasyInv, default", "EasyInv, strength 5", "EasyInv, strength 6"]
+    sharper = [f"DDIM, threshold 0.4, strength {w}" for w in (4, 6, 9)]
     guided = ["Guided NR, strength 2", "Guided NR, default"]
     img2img = [row.label for row in ROWS if row.label.startswith("img2img")]
     flow_edit = [row.label for row in ROWS if row.label.startswith("FlowEdit")]
     return {
-        f"DDIM, strength 1 to 9 ({MAIN.strength:g}: the default)": strengths,
-        "DDIM, boost 1, strength 4 to 12": unboosted,
-        "EasyInv, strength 2 to 6": easyinv,
+        f"strength 1 to 9 ({MAIN.strength:g}: the default)": strengths,
+        "threshold 0.4, strength 4 to 9": sharper,
         f"Guided NR, strength 2 and {MAIN.strength:g}": guided,
         "image to image, denoise 0.4 to 0.9": img2img,
         "FlowEdit": flow_edit,

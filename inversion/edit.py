@@ -52,7 +52,7 @@ class Keep:
     anchor: float = 1.0
     anchor_end: float = 1.0
     background: float = 0.0
-    threshold: float = 0.47
+    threshold: float = 0.3
     dilation: int = 0
     mask: Tensor | None = None
 

@@ -33,14 +33,14 @@ class Settings:
     anchor: float = 1.0
     anchor_end: float = 1.0
     background: float = 1.0
-    threshold: float = 0.47
+    threshold: float = 0.3
     dilation: int = 0
     feather: int = 0
     structure: float = 0.0
     structure_layers: float = 1.0
     sampler: str = AS_INVERTED
     cfg: float = 1.0
-    boost: float = 4.0
+    boost: float = 1.0
     negative: Any = None
     source: Any = None
     sigmas: Tensor | None = None
@@ -91,7 +91,7 @@ class EditSettingsNode(io.ComfyNode):
                 ),
                 _share("background", 1.0, "How strongly the original is restored outside the automatic mask. 0: not at "
                        "all."),
-                _share("threshold", 0.47, "Higher makes the automatic mask smaller. The mask is white where the two "
+                _share("threshold", 0.3, "Higher makes the automatic mask smaller. The mask is white where the two "
                        "prompts' predictions differ much, compared with the place where they differ most.", 0.01),
                 _pixels("dilation", "Grows the automatic mask, in latent pixels."),
                 _pixels("feather", "Softens the edge of a connected mask, in latent pixels inward. The outside stays "
@@ -107,7 +107,7 @@ class EditSettingsNode(io.ComfyNode):
                           "first: it keeps more of the picture."),
                 io.Float.Input(
                     "boost",
-                    default=4.0,
+                    default=1.0,
                     min=1.0,
                     max=10.0,
                     step=0.1,

@@ -65,11 +65,11 @@ def test_the_report_says_what_a_weak_answer_raised_the_strength_to(bench: Bench,
     rule = bench.pack.inversion.edit
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rule, "WEAK", 1e3)  # every answer is weak
-        edit, weak = bench.edit(**given)
+        edit, weak = bench.edit(**given, boost=4.0)
     assert "So strength 2 was raised to 5 (boost in Edit Settings)" in weak
-    without, plain = bench.edit(**given, boost=1.0)
+    without, plain = bench.edit(**given)
     assert "raised" not in plain
-    five = bench.edit(**given | {"strength": 5.0}, boost=1.0)[0]["samples"]
+    five = bench.edit(**given | {"strength": 5.0})[0]["samples"]
     assert torch.equal(edit["samples"], five)
     assert not torch.equal(edit["samples"], without["samples"])
 
