@@ -232,15 +232,13 @@ ROWS = [
         from_latent("DDIM", f"threshold {t:g}, strength {w:g}", {"threshold": t, "strength": w})
         for t, w in ((0.4, 4.0), (0.4, 6.0), (0.4, 9.0), (0.45, 8.0))
     ),
-    *(
-        from_latent(
-            method, f"threshold 0.47, boost {b:g}, strength {w:g}", {"threshold": 0.47, "boost": b, "strength": w}
-        )
-        for method, b, w in (("DDIM", 1, 9.0), ("DDIM", 4, 4.0), ("EasyInv", 4, 4.0), ("EasyInv", 4, 6.0))
-    ),
     from_latent("DDIM", "structure 0.3", {"structure": 0.3}),
     from_latent("DDIM", "start at 0.9", {"sigmas": LOWER}),
     from_latent("EasyInv", "default", {}),
+    *(
+        from_latent("EasyInv", f"threshold 0.47, strength {w:g}", {"threshold": 0.47, "strength": w})
+        for w in (6.0, 9.0, 12.0)
+    ),
     from_latent("Guided NR", "strength 2", {"strength": 2.0}),
     from_latent("Guided NR", "default", {}),
     from_latent("Fixed Point", "default", {}),

@@ -11,9 +11,6 @@ record. D_S and D_T are the model with the source's prompt and with the edit's, 
 D_S drops out, and a step is one model call. At w = 0 the source comes back. The result is the source's clean latent
 plus the departure's.
 
-Models differ in how strongly they answer a change of prompts at an inversion's points, and so do edits. `boost` evens
-that out: a w above 1 becomes larger where the first answer is weak.
-
 - Under the source's own prompt d is 0 to the last bit, so e stays 0 and the source comes back exactly, with every
   affine sampler and without a further model call. In half precision too: the network sees the very states of the
   inversion.
@@ -29,7 +26,7 @@ from torch import Tensor
 
 from .errors import DivergedError, InversionError
 from .levels import Level
-from .masks import DifferenceMask, pool
+from .masks import DifferenceMask
 from .problem import Callback, Denoiser
 from .record import Inversion
 
@@ -76,8 +73,6 @@ class Departure:
         keep: what to keep of it.
         of_source: the model with the source's prompt. Every strength but 1 needs it, and then a step is two calls.
         strength: how far to go from the source's prompt to the edit's, >= 0; 1 is the edit's prompt as it is.
-        boost: the most that a strength w above 1 is raised by, >= 1: to 1 + boost (w - 1). How much depends on the
-            first answer in each picture of a batch (`gain`). 1: not at all.
         between: whether to ask `of_source` about the source, too, where a sampler asks between the record's levels.
             There the source's state is interpolated, and its estimate is a model call more. Otherwise such a question
             is answered at the record's nearest level: exact under the source's own prompt too, less exact under
@@ -92,19 +87,15 @@ class Departure:
         of_source: Denoiser | None = None,
         strength: float = 1.0,
         between: bool = False,
-        boost: float = 1.0,
     ) -> None:
-        if not boost >= 1:
-            raise InversionError(f"boost takes a number of 1 or more, got {boost:g}.")
         if of_source is None and (strength != 1 or between):
             raise InversionError(f"A strength of {strength:g} needs the source's prompt; without it only 1 does.")
         self.denoiser, self.source, self.of_source = denoiser, source, of_source
-        self.strength, self.between, self.boost = strength, between, boost
+        self.strength, self.between = strength, between
         self.keep = keep or Keep()
         self.automatic = DifferenceMask(self.keep.threshold, self.keep.dilation)
         self.calls = self.source_calls = 0
         self.moved = 0  # questions between levels that were answered at the nearest
-        self.strengths: Tensor | None = None  # of each picture, (B,), once the model has answered
         self._masked_last: Tensor | None = None
 
     def start(self, x: Tensor, level: Level) -> Tensor:
@@ -158,7 +149,7 @@ class Departure:
         asked = d  # what the change of prompts asks for
         if under_source is not None:
             asked = d - under_source
-            d = under_source + self._strength(asked) * asked
+            d = under_source + self.strength * asked
             # Where the prompts agree and the model is another one, such as with a LoRA, the model asks for the change.
             agree = asked.flatten(1).eq(0).all(1).reshape(-1, *[1] * (asked.ndim - 1))
             asked = torch.where(agree, d, asked)
@@ -172,21 +163,6 @@ class Departure:
             return torch.lerp(self._masked_last, d, mask.to(d))
         self._masked_last = d * mask.to(d)
         return self._masked_last
-
-    def _strength(self, asked: Tensor) -> Tensor:
-        """What `asked` is multiplied by, (B, 1, ...). The first answer settles it for the run."""
-        if self.strengths is None:
-            mask = self.keep.mask
-            seen = asked if mask is None else asked * mask.to(asked)
-            raised = gain(seen, self.source.trajectory[0], self.boost if self.strength > 1 else 1.0)
-            self.strengths = 1 + (self.strength - 1) * raised
-        return self.strengths.reshape(-1, *[1] * (asked.ndim - 1)).to(asked)
-
-    @property
-    def raised(self) -> str:
-        """What the strength was raised to, "8.5" or in a batch "4 to 8.5"; "" where it was not."""
-        used = [] if self.strengths is None else sorted({f"{w:.3g}" for w in self.strengths.tolist()}, key=float)
-        return "" if not used or float(used[-1]) <= self.strength else " to ".join(dict.fromkeys([used[0], used[-1]]))
 
     def mask(self) -> Tensor | None:
         """Where the edit departs, from 0 to 1, (B or 1, 1, ...): both masks together. None: everywhere."""
@@ -228,22 +204,3 @@ class Departure:
         point = point * grid.unit(level)
         self.source_calls += 1
         return point, grid.slope(point, self.of_source(point, level), level)
-
-
-WEAK = 0.7
-"""The first answer of an edit is weak below this share of the picture's spread."""
-
-
-def gain(asked: Tensor, clean: Tensor, most: float) -> Tensor:
-    """The factor for strengths above 1, (B,), from 1 to `most`: (WEAK / peak)^3.
-
-    The peak is the largest change that the new prompt asks for: the root mean square of `asked` over the channels,
-    smoothed as in the automatic mask, as a share of the standard deviation of the picture's own latent.
-
-    Arguments:
-        asked: the first difference of the two prompts' estimates, (B, C, ...).
-        clean: the source's clean latent, (B, C, ...).
-    """
-    size = pool(asked.float().square().mean(1, keepdim=True).sqrt(), 3, "mean").flatten(1).amax(1)
-    spread = clean.to(size).flatten(1).std(1, correction=0)
-    return (WEAK * spread / size.clamp(min=torch.finfo(size.dtype).tiny)).pow(3).clamp(1, most)

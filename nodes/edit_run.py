@@ -27,7 +27,6 @@ class Edit:
         structure: how much of the source's self-attention to borrow.
         strength: how far to go from the source's prompt to the edit's; every other than 1 asks the guider's source.
         between: whether to ask the guider's source where a sampler asks between the inversion's levels.
-        boost: the most that the strength is raised by where the model answers weakly; as in `Departure`.
     """
 
     source: Inversion
@@ -35,7 +34,6 @@ class Edit:
     structure: Structure
     strength: float = 1.0
     between: bool = False
-    boost: float = 1.0
 
     @classmethod
     def prepared(
@@ -66,8 +64,7 @@ class Edit:
             check_alike(source, positive)
         guider = guider_for(model, positive, settings.negative, settings.cfg, source, found.cfg, kind=kind)
         between = settings.source is not None
-        keep, structure = settings.keep(mask), settings.shared_attention()
-        return cls(found.inversion, keep, structure, strength, between, settings.boost), guider
+        return cls(found.inversion, settings.keep(mask), settings.shared_attention(), strength, between), guider
 
     @property
     def plain(self) -> bool:
@@ -103,7 +100,7 @@ class Edit:
                 edited, calls = play_plain(sampler, denoiser, x, grid, callback)
             return edited, Told(calls, beside, None)
         of_source = beside.of_source if self.between or self.strength != 1 else None
-        departure = Departure(beside, self.source, self.keep, of_source, self.strength, self.between, self.boost)
+        departure = Departure(beside, self.source, self.keep, of_source, self.strength, self.between)
         top, bottom = grid.levels[0], grid.levels[-1]
         # The record's own state is one that no node in between has rounded.
         e = torch.zeros_like(x) if start is None else departure.start(start.to(x), top)
@@ -136,11 +133,6 @@ class Told:
             self.remarks.append(f"{structured} of the calls evaluate the source beside the edit, for its structure.")
         if of_source:
             self.remarks.append(f"{of_source} of the calls evaluate the original's prompt.")
-        if departure is not None and departure.raised:
-            self.remarks.append(
-                f"The model answers this change of prompts weakly. So strength {departure.strength:g} was raised to "
-                f"{departure.raised} (boost in Edit Settings)."
-            )
         if departure is not None and departure.moved and not departure.between:
             self.remarks.append(
                 f"The sampler asked {departure.moved} times between the inversion's levels and got the answer of the "

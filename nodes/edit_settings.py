@@ -24,7 +24,6 @@ class Settings:
         structure, structure_layers: as in `Structure`.
         sampler: the sampler's name, or AS_INVERTED.
         cfg: guidance of the new prompt from `negative`; 1 for none.
-        boost: as in `Departure`.
         negative: a CONDITIONING to guide away from.
         source: the CONDITIONING that the picture was inverted with, in place of the record's.
         sigmas: the levels to sample on, in place of the record's.
@@ -40,7 +39,6 @@ class Settings:
     structure_layers: float = 1.0
     sampler: str = AS_INVERTED
     cfg: float = 1.0
-    boost: float = 1.0
     negative: Any = None
     source: Any = None
     sigmas: Tensor | None = None
@@ -105,15 +103,6 @@ class EditSettingsNode(io.ComfyNode):
                        "layer."),
                 cfg_input(1.0, "Guidance of the new prompt away from `negative`, as in KSampler. 1: none. Use strength "
                           "first: it keeps more of the picture."),
-                io.Float.Input(
-                    "boost",
-                    default=1.0,
-                    min=1.0,
-                    max=10.0,
-                    step=0.1,
-                    tooltip="The most that strength is raised, if the model answers the new prompt weakly. The report "
-                    "says the strength used. 1: never. Strengths up to 1 stay as they are.",
-                ),
                 io.Conditioning.Input("negative", optional=True, tooltip="Needed when cfg is not 1."),
                 io.Conditioning.Input(
                     "source",

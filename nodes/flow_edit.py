@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..inversion import Callback, Grid, flow_edit
 from . import host
-from .host.masks import mask_for
+from .host.masks import crop_remark, mask_for
 from .schema import CATEGORY, cfg_input, report_text, schedule_inputs, schema, seed_input, within_bounds
 
 
@@ -88,6 +88,7 @@ class FlowEdit(io.ComfyNode):
             report.append(
                 f"The latent's mask lets {float(allowed.mean()):.0%} of the picture change. The rest stays as it was."
             )
+        report += [remark] if (remark := crop_remark(latent, samples, None)) else []
         if host.model_kind(model) != "flow":
             report.append("The paper is about flow models only. Compare with an Invert node and Edit From Latent.")
         return io.NodeOutput({**latent, "samples": edited}, report_text(report))

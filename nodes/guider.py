@@ -1,5 +1,6 @@
 """Edit Guider: an edit as GUIDER, so that SamplerCustomAdvanced runs it with the SAMPLER that the graph already has."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from .edit_settings import EditSettings, Settings, settings_of
 from .host import record
 from .host.guider import Guider, WalkSampler
 from .host.latents import single
-from .host.masks import mask_for
+from .host.masks import crop_remark, mask_for
 from .host.sampler import AS_INVERTED
 from .schema import SAMPLING, schema, within_bounds
 
@@ -50,6 +51,8 @@ class EditGuider(Guider):
         source = self.edit.source
         grid = sampling_grid(self.model_patcher, source, sigmas, [])
         allowed = mask_for({"noise_mask": denoise_mask}, source.latent, self.mask, self.feather)
+        if remark := crop_remark({"noise_mask": denoise_mask}, source.latent, self.mask):
+            logging.info(remark)
         edit = replace(self.edit, keep=replace(self.edit.keep, mask=allowed))
 
         def walk(denoiser: host.HostDenoiser, x: Tensor, grid: Grid, report: Callback) -> tuple[Tensor, None]:

@@ -60,20 +60,6 @@ def test_more_strength_goes_further(bench: Bench, inverted: dict) -> None:
     assert changes[1] > 0.01
 
 
-def test_the_report_says_what_a_weak_answer_raised_the_strength_to(bench: Bench, inverted: dict) -> None:
-    given: dict[str, Any] = {"latent": inverted, "positive": bench.other, "strength": 2.0}
-    rule = bench.pack.inversion.edit
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rule, "WEAK", 1e3)  # every answer is weak
-        edit, weak = bench.edit(**given, boost=4.0)
-    assert "So strength 2 was raised to 5 (boost in Edit Settings)" in weak
-    without, plain = bench.edit(**given)
-    assert "raised" not in plain
-    five = bench.edit(**given | {"strength": 5.0})[0]["samples"]
-    assert torch.equal(edit["samples"], five)
-    assert not torch.equal(edit["samples"], without["samples"])
-
-
 def test_a_wired_source_does_what_the_record_does(bench: Bench, inverted: dict) -> None:
     given: dict[str, Any] = {"latent": inverted, "positive": bench.other, "strength": 2.0}
     assert torch.equal(bench.edit(**given, source=bench.positive)[0]["samples"], bench.edit(**given)[0]["samples"])
