@@ -173,7 +173,7 @@ class Frontend:
         """The template browser, which may be open, at this pack's."""
         dialog = self.page.get_by_role("dialog")
         category = dialog.get_by_text(PACK, exact=True).first
-        if not category.is_visible():
+        if not dialog.first.is_visible():  # if it is, it may still be empty
             self.page.get_by_role("button", name="Templates").first.click()
         category.click()
         return dialog
@@ -239,7 +239,11 @@ class Frontend:
         return bool(self.page.evaluate("!!app.graph.extra?.linearMode"))
 
     def without_complaints(self) -> None:
-        expect(self.page.locator(COMPLAINTS)).to_have_count(0, timeout=LIMIT)
+        complaints = self.page.locator(COMPLAINTS)
+        try:
+            expect(complaints).to_have_count(0, timeout=LIMIT)
+        except AssertionError as error:  # which does not say what stood there
+            raise AssertionError(f"The page still shows: {complaints.all_inner_texts()}") from error
         assert self.errors == []
 
     def graph(self) -> Graph:
@@ -794,6 +798,7 @@ def test_the_blueprint_is_found_and_runs(frontend: Frontend, host: Host) -> None
     frontend.open_search()
     page.keyboard.type(NAME)
     expect(page.get_by_text("Subgraph Blueprints").first).to_be_visible(timeout=LIMIT)
+    expect(page.get_by_role("option").filter(has_text=NAME).first).to_be_visible(timeout=LIMIT)
     page.keyboard.press("Enter")
     page.wait_for_function("app.graph.nodes.length === 1", polling=100)
     frontend.errors.clear()
