@@ -68,8 +68,8 @@ class Setting:
         return f"{self.steps} steps, cfg {self.cfg:g}, strength {self.strength:g}"
 
 
-MAIN = Setting(10, 3.0, 4.0)
-SETTINGS = [MAIN, Setting(4, 3.0, 4.0), Setting(20, 3.0, 4.0)]
+MAIN = Setting(10, 3.0, 8.0)
+SETTINGS = [MAIN, Setting(4, 3.0, 8.0), Setting(20, 3.0, 8.0)]
 FEW = 75  # of the held-out cases, for the other settings
 
 
@@ -222,23 +222,22 @@ ROWS = [
     img2img(0.7, quick=True, everywhere=True),
     img2img(0.9),
     from_latent("DDIM", "plain", None, quick=True),
-    from_latent("DDIM", "default", {}, quick=True, everywhere=True, tuning=True),
-    from_latent("DDIM", "strength 1", {"strength": 1.0}, quick=True),
-    *(from_latent("DDIM", f"strength {w:g}", {"strength": w}) for w in (2.0, 3.0, 6.0, 9.0)),
-    from_latent("DDIM", "anchor 0", {"anchor": 0.0}),
-    from_latent("DDIM", "cfg 3 for strength", {"strength": 1.0, "cfg": 3.0, "negative": EMPTY}, quick=True),
-    from_latent("DDIM", "background 0", {"background": 0.0}),
-    *(
-        from_latent("DDIM", f"threshold {t:g}, strength {w:g}", {"threshold": t, "strength": w})
-        for t, w in ((0.4, 4.0), (0.4, 6.0), (0.4, 9.0), (0.45, 8.0))
-    ),
-    from_latent("DDIM", "structure 0.3", {"structure": 0.3}),
-    from_latent("DDIM", "start at 0.9", {"sigmas": LOWER}),
-    from_latent("EasyInv", "default", {}),
-    *(
-        from_latent("EasyInv", f"threshold 0.47, strength {w:g}", {"threshold": 0.47, "strength": w})
-        for w in (6.0, 9.0, 12.0)
-    ),
+    from_latent("EasyInv", "default", {}, quick=True, everywhere=True, tuning=True),
+    *(from_latent("EasyInv", f"strength {w:g}", {"strength": w}) for w in (1.0, 2.0, 4.0, 6.0, 12.0)),
+    from_latent("EasyInv", "limit 0", {"limit": 0.0}, quick=True),
+    from_latent("EasyInv", "head_start 0", {"head_start": 0.0}, quick=True),
+    from_latent("EasyInv", "head_start 0.05", {"head_start": 0.05}),
+    from_latent("EasyInv", "head_start 0.2", {"head_start": 0.2}),
+    from_latent("EasyInv", "limit and head_start 0", {"limit": 0.0, "head_start": 0.0}, quick=True),
+    from_latent("EasyInv", "limit and head_start 0, strength 4", {"limit": 0.0, "head_start": 0.0, "strength": 4.0}),
+    *(from_latent("EasyInv", f"threshold {t:g}", {"threshold": t}) for t in (0.3, 0.5)),
+    from_latent("EasyInv", "anchor 0", {"anchor": 0.0}),
+    from_latent("EasyInv", "cfg 3 for strength", {"strength": 1.0, "cfg": 3.0, "negative": EMPTY}, quick=True),
+    from_latent("EasyInv", "background 0", {"background": 0.0}),
+    from_latent("EasyInv", "structure 0.3", {"structure": 0.3}),
+    from_latent("EasyInv", "start at 0.9", {"sigmas": LOWER}),
+    from_latent("DDIM", "default", {}),
+    from_latent("DDIM", "strength 4", {"strength": 4.0}),
     from_latent("Guided NR", "strength 2", {"strength": 2.0}),
     from_latent("Guided NR", "default", {}),
     from_latent("Fixed Point", "default", {}),
@@ -246,9 +245,9 @@ ROWS = [
     flow_edit(0.85, 1.5, quick=True, everywhere=True),
     flow_edit(0.85, 1.0),
     flow_edit(1.0, 3.0, quick=True, everywhere=True),
-    from_latent("DDIM", "default, told the region", {"mask": REGION}, quick=True),
+    from_latent("EasyInv", "default, told the region", {"mask": REGION}, quick=True),
 ]
-SHOWN = (PLAIN, "DDIM, default", "FlowEdit, denoise 1, source cfg 3", "DDIM, default, told the region")
+SHOWN = (PLAIN, "EasyInv, default", "FlowEdit, denoise 0.85, source cfg 1.5", "EasyInv, default, told the region")
 EDITS_SHOWN = 20
 
 
@@ -347,7 +346,7 @@ class Plan:
     def rows(self) -> list[Row]:
         chosen = [row for row in ROWS if row.quick or not self.quick or self.only]
         chosen = [row for row in chosen if not self.only or any(text in row.label for text in self.only)]
-        return chosen + [from_latent("DDIM", text, json.loads(text)) for text in self.tried]
+        return chosen + [from_latent("EasyInv", text, json.loads(text)) for text in self.tried]
 
     def jobs(self) -> list[Job]:
         if self.quick:
@@ -512,14 +511,16 @@ def front(results: Results) -> list[str]:
 
 def curves() -> dict[str, list[str]]:
     """What the plot joins by a line: name -> labels in the dial's order."""
-    strengths = [f"DDIM, strength {w}" for w in (1, 2, 3)] + ["DDIM, default", "DDIM, strength 6", "DDIM, strength 9"]
-    sharper = [f"DDIM, threshold 0.4, strength {w}" for w in (4, 6, 9)]
+    strengths = [f"EasyInv, {dial}" for dial in [*(f"strength {w}" for w in (1, 2, 4, 6)), "default", "strength 12"]]
+    starts = [f"EasyInv, {dial}" for dial in ("head_start 0", "head_start 0.05", "default", "head_start 0.2")]
+    thresholds = [f"EasyInv, {dial}" for dial in ("threshold 0.3", "default", "threshold 0.5")]
     guided = ["Guided NR, strength 2", "Guided NR, default"]
     img2img = [row.label for row in ROWS if row.label.startswith("img2img")]
     flow_edit = [row.label for row in ROWS if row.label.startswith("FlowEdit")]
     return {
-        f"strength 1 to 9 ({MAIN.strength:g}: the default)": strengths,
-        "threshold 0.4, strength 4 to 9": sharper,
+        f"strength 1 to 12 ({MAIN.strength:g}: the default)": strengths,
+        "head_start 0 to 0.2": starts,
+        "threshold 0.3 to 0.5": thresholds,
         f"Guided NR, strength 2 and {MAIN.strength:g}": guided,
         "image to image, denoise 0.4 to 0.9": img2img,
         "FlowEdit": flow_edit,

@@ -11,6 +11,18 @@ record. D_S and D_T are the model with the source's prompt and with the edit's, 
 D_S drops out, and a step is one model call. At w = 0 the source comes back. The result is the source's clean latent
 plus the departure's.
 
+Two things make a large w useful:
+
+- *The limit.* Where the model answers clearly already, a large w goes far beyond any picture. So the edit's clean latent
+  x0 + d is pulled back, place by place, to the length of the picture's own large values (`Keep.limit`). Imagen's
+  dynamic thresholding (arXiv 2205.11487, section 2.3) does this to pixels; here it is the vector of a place's channels,
+  which keeps its direction.
+- *The head start.* The noise of an inversion leans to its own picture, and the model reads that more than the prompt.
+  So e does not start at 0 but at kappa sigma d, with d the first answer: the noise leans to the edit a little
+  (`Keep.head_start`). The sampler's first question gets that answer again, so it costs no model call.
+
+Then:
+
 - Under the source's own prompt d is 0 to the last bit, so e stays 0 and the source comes back exactly, with every
   affine sampler and without a further model call. In half precision too: the network sees the very states of the
   inversion.
@@ -19,7 +31,9 @@ plus the departure's.
   source branch (arXiv 2310.01506).
 """
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,9 +45,12 @@ from .problem import Callback, Denoiser
 from .record import Inversion
 
 
+LARGE = 0.75  # the share of a latent's places that are shorter than what counts as a large value
+
+
 @dataclass(frozen=True, eq=False)
 class Keep:
-    """What an edit keeps of the picture that was inverted, and where.
+    """How an edit stays with the picture that was inverted, and where.
 
     Arguments:
         anchor: where the edit is compared with the source, from 0 to 1. 1: at the point where the inversion took its
@@ -44,6 +61,11 @@ class Keep:
         threshold, dilation: of the automatic mask.
         mask: the caller's: 1 where the result may change, 0 where it stays the source's, exactly. Broadcasts against
             the latent.
+        limit: how large a strength above 1 may make the edit's clean latent at a place, as a multiple of the largest of
+            three lengths: the source's there, the model's estimate there, and the source's at `LARGE` of its places.
+            >= 0; 0 sets no limit. What the source itself has is never cut.
+        head_start: how far the noise leans to the edit at the start, as a share of the first answer, >= 0. `anchor`
+            scales it.
     """
 
     anchor: float = 1.0
@@ -52,15 +74,19 @@ class Keep:
     threshold: float = 0.3
     dilation: int = 0
     mask: Tensor | None = None
+    limit: float = 0.0
+    head_start: float = 0.0
 
     def __post_init__(self) -> None:
         shares = {"anchor": self.anchor, "anchor_end": self.anchor_end, "background": self.background}
         wrong = [f"{name} {value:g}" for name, value in shares.items() if not 0 <= value <= 1]
-        if wrong or not 0 < self.threshold <= 1 or self.dilation < 0:
-            wrong += [f"threshold {self.threshold:g}", f"dilation {self.dilation}"]
+        positive = {"dilation": self.dilation, "limit": self.limit, "head_start": self.head_start}
+        wrong += [f"{name} {value:g}" for name, value in positive.items() if not 0 <= value < math.inf]
+        wrong += [] if 0 < self.threshold <= 1 else [f"threshold {self.threshold:g}"]
+        if wrong:
             raise InversionError(
-                "Keep takes anchor, anchor_end and background from 0 to 1, threshold above 0 and up to 1 and dilation "
-                f">= 0, got {', '.join(wrong)}."
+                "Keep takes anchor, anchor_end and background from 0 to 1, threshold above 0 and up to 1, and dilation, "
+                f"limit and head_start of 0 or more, got {', '.join(wrong)}."
             )
 
 
@@ -97,6 +123,7 @@ class Departure:
         self.calls = self.source_calls = 0
         self.moved = 0  # questions between levels that were answered at the nearest
         self._masked_last: Tensor | None = None
+        self._first: Tensor | None = None
 
     def start(self, x: Tensor, level: Level) -> Tensor:
         """The departure of the state `x` (B, C, ...) at `level`: 0 for the inverted latent at the noisy end."""
@@ -108,6 +135,18 @@ class Departure:
             )
         e = x - self.source.state(level, x)
         return e if self.keep.mask is None else e * self.keep.mask.to(e)
+
+    def head_start(self, e: Tensor, level: Level) -> Tensor:
+        """The departure to start from, in the place of `e` at `level`, where the sampler starts.
+
+        A model call, whose answer the sampler's first question then gets without another. Without an anchor the first
+        answer is not 0 under the source's own prompt, so it gives no head start.
+        """
+        share = self.keep.head_start * (self.keep.anchor if self.keep.anchor_end else 0.0)
+        if not share:
+            return e
+        self._first = self(e, level)
+        return e + share * level.sigma * self._first
 
     def end(self, e: Tensor, level: Level) -> Tensor:
         """The edit's state at `level`, given the departure there."""
@@ -122,6 +161,9 @@ class Departure:
                 out of `e` already. To leave it out again would be a step of its own, which a sampler that divides by
                 a small sigma makes far too large; so outside the mask the last answer stands.
         """
+        first, self._first = self._first, None
+        if first is not None:
+            return first
         e, grid = x, self.source.grid
         k, on_it = grid.nearest(level)
         self.moved += not on_it
@@ -150,6 +192,8 @@ class Departure:
         if under_source is not None:
             asked = d - under_source
             d = under_source + self.strength * asked
+            if self.strength > 1 and self.keep.limit:
+                d = self._limited(d, denoised)
             # Where the prompts agree and the model is another one, such as with a LoRA, the model asks for the change.
             agree = asked.flatten(1).eq(0).all(1).reshape(-1, *[1] * (asked.ndim - 1))
             asked = torch.where(agree, d, asked)
@@ -163,6 +207,25 @@ class Departure:
             return torch.lerp(self._masked_last, d, mask.to(d))
         self._masked_last = d * mask.to(d)
         return self._masked_last
+
+    def _limited(self, d: Tensor, denoised: Tensor) -> Tensor:
+        """`d` such that the edit's clean latent is no longer than it may be, at each place."""
+        clean, own, large = (value.to(d) for value in self._lengths)
+        edit = clean + d
+        allowed = torch.maximum(own, self.keep.limit * torch.maximum(_length(denoised), torch.maximum(own, large)))
+        length = _length(edit)
+        excess = (1 - allowed / length.clamp(min=torch.finfo(length.dtype).tiny)).clamp(min=0)
+        return d - excess * edit
+
+    @cached_property
+    def _lengths(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The source's clean latent, its length at each place, and its large length, (B, 1, ...)."""
+        last = self.source.grid.levels[-1]
+        clean = self.source.trajectory[0] / (last.alpha or 1.0)
+        own = _length(clean)
+        places = own.flatten(1)
+        large = places.kthvalue(math.ceil(LARGE * places.shape[1]), dim=1).values
+        return clean, own, large.reshape(-1, *[1] * (own.ndim - 1))
 
     def mask(self) -> Tensor | None:
         """Where the edit departs, from 0 to 1, (B or 1, 1, ...): both masks together. None: everywhere."""
@@ -204,3 +267,8 @@ class Departure:
         point = point * grid.unit(level)
         self.source_calls += 1
         return point, grid.slope(point, self.of_source(point, level), level)
+
+
+def _length(x: Tensor) -> Tensor:
+    """The root mean square over the channels, (B, 1, ...)."""
+    return x.square().mean(1, keepdim=True).sqrt()

@@ -135,6 +135,7 @@ def sample_departure(departure: Departure, e: Tensor, grid: Grid, callback: Call
     `callback` gets the edit's own states and estimates.
     """
     none = e.new_zeros(1).expand(grid.steps, *e.shape) if grid.ancestral else None
+    e = departure.head_start(e, grid.levels[0])
     return sample(departure, e, grid, callback=departure.showing(callback), noise=none)
 
 

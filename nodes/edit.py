@@ -168,4 +168,4 @@ def strength_input() -> io.Input:
     )
 
 
-STRENGTH = 4.0
+STRENGTH = 8.0

@@ -1,6 +1,6 @@
 """An edit that is ready to run: what Edit From Latent and Edit Guider have in common."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -89,7 +89,7 @@ class Edit:
         Arguments:
             sampler: a SAMPLER of the host; None for the one that was inverted.
             name: what to call it in messages.
-            start: the state to start from instead.
+            start: the state to start from instead, without a head start.
         """
         structured = self.structure.steps > 0
         beside = SharedAttention(denoiser, self.source, self.structure) if structured else denoiser
@@ -100,7 +100,8 @@ class Edit:
                 edited, calls = play_plain(sampler, denoiser, x, grid, callback)
             return edited, Told(calls, beside, None)
         of_source = beside.of_source if self.between or self.strength != 1 else None
-        departure = Departure(beside, self.source, self.keep, of_source, self.strength, self.between)
+        keep = self.keep if start is None else replace(self.keep, head_start=0.0)
+        departure = Departure(beside, self.source, keep, of_source, self.strength, self.between)
         top, bottom = grid.levels[0], grid.levels[-1]
         # The record's own state is one that no node in between has rounded.
         e = torch.zeros_like(x) if start is None else departure.start(start.to(x), top)

@@ -19,7 +19,7 @@ class Settings:
     """The settings of an edit beside its prompt, strength and mask.
 
     Arguments:
-        anchor, anchor_end, background, threshold, dilation: as in `Keep`.
+        anchor, anchor_end, background, threshold, dilation, limit, head_start: as in `Keep`.
         feather: how softly the caller's mask ends, in latent pixels.
         structure, structure_layers: as in `Structure`.
         sampler: the sampler's name, or AS_INVERTED.
@@ -32,7 +32,7 @@ class Settings:
     anchor: float = 1.0
     anchor_end: float = 1.0
     background: float = 1.0
-    threshold: float = 0.3
+    threshold: float = 0.42
     dilation: int = 0
     feather: int = 0
     structure: float = 0.0
@@ -42,9 +42,12 @@ class Settings:
     negative: Any = None
     source: Any = None
     sigmas: Tensor | None = None
+    limit: float = 1.0
+    head_start: float = 0.1
 
     def keep(self, mask: Tensor | None) -> Keep:
-        return Keep(self.anchor, self.anchor_end, self.background, self.threshold, self.dilation, mask)
+        names = ("anchor", "anchor_end", "background", "threshold", "dilation", "limit", "head_start")
+        return Keep(mask=mask, **{name: getattr(self, name) for name in names})
 
     def shared_attention(self) -> Structure:
         return Structure(self.structure, self.structure_layers)
@@ -89,7 +92,7 @@ class EditSettingsNode(io.ComfyNode):
                 ),
                 _share("background", 1.0, "How strongly the original is restored outside the automatic mask. 0: not at "
                        "all."),
-                _share("threshold", 0.3, "Higher makes the automatic mask smaller. The mask is white where the two "
+                _share("threshold", 0.42, "Higher makes the automatic mask smaller. The mask is white where the two "
                        "prompts' predictions differ much, compared with the place where they differ most.", 0.01),
                 _pixels("dilation", "Grows the automatic mask, in latent pixels."),
                 _pixels("feather", "Softens the edge of a connected mask, in latent pixels inward. The outside stays "
@@ -103,6 +106,11 @@ class EditSettingsNode(io.ComfyNode):
                        "layer."),
                 cfg_input(1.0, "Guidance of the new prompt away from `negative`, as in KSampler. 1: none. Use strength "
                           "first: it keeps more of the picture."),
+                io.Float.Input("limit", default=1.0, min=0.0, max=10.0, step=0.05,
+                               tooltip="How far a strength above 1 may push a place of the picture, compared with the "
+                               "picture's own strongest places. Lower it for softer colours. 0: no limit."),
+                _share("head_start", 0.1, "How far the noise leans to the new prompt before the first step. Higher "
+                       "edits more and keeps less. 0: not at all."),
                 io.Conditioning.Input("negative", optional=True, tooltip="Needed when cfg is not 1."),
                 io.Conditioning.Input(
                     "source",

@@ -76,9 +76,9 @@ class OldEditFromLatent(io.ComfyNode):
         **given: Any,
     ) -> io.NodeOutput:
         if control == "preserve":
-            of_dial = {"anchor": min(1.0, 2 * preserve), "background": preserve}
+            of_dial = {"anchor": min(1.0, 2 * preserve), "background": preserve, "threshold": 0.3}
             given = {name: value for name, value in given.items() if name not in NOT_READ} | of_dial
-        return edited(model, positive, latent, 1.0, mask, Settings(**given))
+        return edited(model, positive, latent, 1.0, mask, Settings(**given, head_start=0.0))
 
 
 NOT_READ = ("anchor_end", "threshold", "dilation", "structure", "structure_layers")  # unless control is advanced

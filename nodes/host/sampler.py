@@ -59,6 +59,7 @@ def play(
     name = name or name_of(sampler)
     playable = _playable(sampler, denoiser, grid.sigmas, name)
     playback = Playback.prepare(playable, e, name, departure.source.trajectory.device)
+    e = departure.head_start(e, grid.levels[0])
     return playback.run(departure, e, kind(denoiser.guider.inner_model.model_sampling), callback)
 
 

@@ -132,7 +132,8 @@ def test_sound_pictures_and_video(shape) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"anchor": 1.5}, {"anchor_end": -0.1}, {"background": 2.0}, {"threshold": 0.0}, {"dilation": -1}],
+    [{"anchor": 1.5}, {"anchor_end": -0.1}, {"background": 2.0}, {"threshold": 0.0}, {"dilation": -1}, {"limit": -1}]
+    + [{"head_start": -0.1}, {"head_start": float("nan")}],
 )
 def test_settings_out_of_range_are_named(settings) -> None:
     with pytest.raises(InversionError, match=next(iter(settings))):
@@ -174,3 +175,80 @@ def test_a_strength_without_the_sources_prompt_is_refused() -> None:
     inversion = invert(Gaussian(), x0(2, 3, 4, 4), grid("flow", 3), DDIM())
     with pytest.raises(InversionError, match="strength of 2 needs the source's prompt"):
         Departure(Gaussian(), inversion, strength=2.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("strength", [1.0, 7.0])
+def test_the_same_prompt_is_exact_with_a_limit_and_a_head_start(kind, strength) -> None:
+    source, clean = Gaussian(), x0(2, 3, 8, 16)
+    inversion = invert(source, clean, grid(kind, 6), EasyInv(0.5, 0.1, 0.8))
+    back = with_strength(source, source, inversion, strength, background=1.0, limit=0.5, head_start=0.3)
+    assert torch.equal(back, clean)
+
+
+def length(x: Tensor) -> Tensor:
+    return x.square().mean(1, keepdim=True).sqrt()
+
+
+@pytest.mark.parametrize("limit", [0.6, 1.0, 1.5])
+def test_the_limit_shortens_what_is_longer_than_the_pictures_large_values_and_keeps_its_direction(limit) -> None:
+    clean, wanted = x0(2, 3, 8, 16), x0(3, 2, 8, 16).movedim(0, 1)
+
+    def source(x: Tensor, level: Level) -> Tensor:
+        return clean.clone()
+
+    def other(x: Tensor, level: Level) -> Tensor:
+        return wanted.clone()
+
+    inversion = invert(source, clean, grid("flow", 4), DDIM())
+    free, bound = (with_strength(other, source, inversion, 5.0, limit=each) for each in (0.0, limit))
+    torch.testing.assert_close(free, clean + 5 * (wanted - clean))
+    large = length(clean).flatten(1).quantile(0.75, dim=1, interpolation="higher").reshape(2, 1, 1, 1)
+    allowed = torch.maximum(length(clean), limit * torch.maximum(length(wanted), torch.maximum(length(clean), large)))
+    cut = length(free) > allowed
+    assert 0.1 < float(cut.double().mean()) < 1
+    torch.testing.assert_close(bound, free * (allowed / length(free)).clamp(max=1))
+    assert torch.equal(bound[~cut.expand_as(bound)], free[~cut.expand_as(free)])
+
+
+def test_a_strength_of_1_has_no_limit() -> None:
+    inversion = invert(Gaussian(), x0(2, 3, 4, 4), grid("flow", 3), DDIM())
+    free, bound = (with_strength(Gaussian(9.0), Gaussian(), inversion, 1.0, limit=each) for each in (0.0, 0.1))
+    assert torch.equal(free, bound)
+
+
+class Counted:
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser, self.states = denoiser, []
+
+    def __call__(self, x: Tensor, level: Level) -> Tensor:
+        self.states.append(x)
+        return self.denoiser(x, level)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_head_start_leans_the_noise_to_the_first_answer_and_takes_no_call(kind) -> None:
+    inversion = invert(Gaussian(), x0(1, 2, 8, 16), grid(kind, 6), DDIM())
+    top, runs = inversion.grid.levels[0], {}
+    for share in (0.0, 0.25):
+        counted = Counted(half)
+        departure = Departure(counted, inversion, Keep(head_start=share))
+        shown = sample_departure(departure, torch.zeros_like(inversion.latent), inversion.grid)
+        assert len(counted.states) == departure.calls == 6
+        runs[share] = counted.states, shown
+    without, leaning = runs[0.0], runs[0.25]
+    assert torch.equal(without[0][0], leaning[0][0])
+    first = Departure(half, inversion)(torch.zeros_like(inversion.latent), top)
+    lower = inversion.grid.levels[1]
+    # What is added decays with the noise: a step that keeps the estimate scales it by the ratio of the times.
+    share = inversion.grid.time(lower) / inversion.grid.time(top) * inversion.grid.unit(lower)
+    added = 0.25 * top.sigma / inversion.grid.unit(top) * share * first
+    torch.testing.assert_close(leaning[0][1] - without[0][1], added)
+    assert float((leaning[1] - without[1]).abs().max()) > 0.01
+
+
+def test_there_is_no_head_start_without_an_anchor() -> None:
+    inversion = invert(Gaussian(), x0(1, 2, 8, 16), grid("ve", 4), DDIM())
+    for keep in ({"anchor": 0.0}, {"anchor_end": 0.0}):
+        plain, leaning = (edited(half, inversion, head_start=share, **keep)[0] for share in (0.0, 0.5))
+        assert torch.equal(plain, leaning)

@@ -163,7 +163,7 @@ def numbers() -> Iterator[tuple[str, str]]:
     yield from (("INV_GuidedNR", name) for name in (*schedule, "iterations", "guidance", "tolerance", "seed"))
     yield from (("INV_FixedPoint", name) for name in (*schedule, "iterations", "tolerance", "anderson", "seed"))
     shares = ["anchor", "anchor_end", "background", "threshold", "structure", "structure_layers"]
-    yield from (("INV_EditSettings", name) for name in ("cfg", *shares, "dilation", "feather"))
+    yield from (("INV_EditSettings", name) for name in ("cfg", *shares, "dilation", "feather", "limit", "head_start"))
     yield from (("INV_EditFromLatent", name) for name in ("cfg", "preserve", *shares, "dilation", "feather"))
     yield from ((node, "strength") for node in ("INV_Edit", "INV_EditGuider"))
     yield from (("INV_FlowEdit", name) for name in (*schedule, "source_cfg", "seed"))
