@@ -46,8 +46,16 @@ class Settings:
     head_start: float = 0.1
 
     def keep(self, mask: Tensor | None) -> Keep:
-        names = ("anchor", "anchor_end", "background", "threshold", "dilation", "limit", "head_start")
-        return Keep(mask=mask, **{name: getattr(self, name) for name in names})
+        return Keep(
+            anchor=self.anchor,
+            anchor_end=self.anchor_end,
+            background=self.background,
+            threshold=self.threshold,
+            dilation=self.dilation,
+            mask=mask,
+            limit=self.limit,
+            head_start=self.head_start,
+        )
 
     def shared_attention(self) -> Structure:
         return Structure(self.structure, self.structure_layers)

@@ -129,10 +129,11 @@ def _playable(sampler: Any, denoiser: HostDenoiser, sigmas: Tensor, name: str) -
         levels = sigmas.to(start.device, copy=True)  # uni_pc writes into them
         top, end = float(sigmas[0]), float(sigmas[-1])
         # The host takes a flow's latent times 1 - sigma for its start, and its end over 1 - sigma for a latent.
-        latent = start / (1 - top) if flow and top < 1 else start
+        # At sigma 1 it takes none of the latent, so there the start goes as noise.
         none = torch.zeros_like(start)
+        latent, noise = (none, start) if flow and top == 1 else (start / (1 - top) if flow else start, none)
         with seeded(denoiser.options.get("seed") or 0, start.device):  # for samplers that draw without a seed
-            done = sampler.sample(stand_in, levels, {**denoiser.options}, None, none, latent, None, True)
+            done = sampler.sample(stand_in, levels, {**denoiser.options}, None, noise, latent, None, True)
         return (done * (1 - end) if flow else done).to(start.dtype)
 
     return run

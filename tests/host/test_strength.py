@@ -137,6 +137,20 @@ def test_damaged_prompts_are_refused_by_name(bench: Bench, inverted: dict) -> No
         assert words in str(refused.value)
 
 
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "uni_pc", "dpmpp_sde"])
+def test_a_head_start_reaches_every_sampler_and_takes_no_model_call(
+    bench: Bench, inverted: dict, sampler: str
+) -> None:
+    found = []
+    for share in (0.0, 0.1):
+        given = {"positive": bench.other, "strength": 2.0, "sampler": sampler, "head_start": share}
+        with counted(bench) as calls:
+            found.append((bench.edit(latent=inverted, **given)[0]["samples"], len(calls)))
+    (without, calls), (leaning, same) = found
+    assert calls == same
+    assert relative(leaning, without) > 0.01
+
+
 def test_a_prompt_of_another_text_encoder_is_refused(bench: Bench, inverted: dict) -> None:
     wide = [[torch.zeros(1, 8, 999), dict(bench.positive[0][1])]]
     with pytest.raises(bench.pack.inversion.InversionError, match="embeddings of width"):
@@ -150,7 +164,8 @@ def test_the_old_node_runs_as_it_did(bench: Bench, inverted: dict) -> None:
     given = {"model": bench.model, "positive": bench.other, "latent": inverted, "negative": bench.negative}
     with torch.inference_mode():
         out = old.execute(**{**defaults(old), **given, "cfg": 2.0, "preserve": 0.6, "anchor": 0.0}).args[0]
-    same, _ = bench.edit(latent=inverted, positive=bench.other, negative=bench.negative, cfg=2.0, preserve=0.6)
+    was = {"threshold": 0.3, "head_start": 0.0}
+    same, _ = bench.edit(latent=inverted, positive=bench.other, negative=bench.negative, cfg=2.0, preserve=0.6, **was)
     assert torch.equal(out["samples"], same["samples"])
 
 
