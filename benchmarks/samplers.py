@@ -34,7 +34,7 @@ from host import DEFAULT, PACKAGES
 from torch import Tensor
 
 DRY = "dry runs"
-STEPS, STRENGTH = 10, 3.0
+STEPS, STRENGTH = 10, 8.0
 METHOD = "EasyInv"  # the first workflow's
 EXACT = 4  # pictures that come back under their own prompt
 QUICK = {"euler", "dpm_2", "dpm_adaptive", "er_sde"}
