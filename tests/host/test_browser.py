@@ -173,8 +173,9 @@ class Frontend:
         """The template browser, which may be open, at this pack's."""
         dialog = self.page.get_by_role("dialog")
         category = dialog.get_by_text(PACK, exact=True).first
-        if not dialog.first.is_visible():  # if it is, it may still be empty
-            self.page.get_by_role("button", name="Templates").first.click()
+        if not category.is_visible():
+            with contextlib.suppress(TimeoutError):  # it is open then, still empty, and covers the button
+                self.page.get_by_role("button", name="Templates").first.click(timeout=LIMIT / 6)
         category.click()
         return dialog
 
