@@ -13,7 +13,7 @@ plus the departure's.
 
 Two things make a large w useful:
 
-- *The limit.* Where the model answers clearly already, a large w goes far beyond any picture. So the edit's clean latent
+- *The limit.* Where the model answers clearly, a large w goes far beyond any picture. So the edit's clean latent
   x0 + d is pulled back, place by place, to the length of the picture's own large values (`Keep.limit`). Imagen's
   dynamic thresholding (arXiv 2205.11487, section 2.3) does this to pixels; here it is the vector of a place's channels,
   which keeps its direction.
@@ -43,7 +43,6 @@ from .levels import Level
 from .masks import DifferenceMask
 from .problem import Callback, Denoiser
 from .record import Inversion
-
 
 LARGE = 0.75  # the share of a latent's places that are shorter than what counts as a large value
 
@@ -85,8 +84,8 @@ class Keep:
         wrong += [] if 0 < self.threshold <= 1 else [f"threshold {self.threshold:g}"]
         if wrong:
             raise InversionError(
-                "Keep takes anchor, anchor_end and background from 0 to 1, threshold above 0 and up to 1, and dilation, "
-                f"limit and head_start of 0 or more, got {', '.join(wrong)}."
+                "Keep takes anchor, anchor_end and background from 0 to 1, threshold above 0 and up to 1, and "
+                f"dilation, limit and head_start of 0 or more, got {', '.join(wrong)}."
             )
 
 

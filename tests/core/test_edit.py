@@ -132,8 +132,16 @@ def test_sound_pictures_and_video(shape) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"anchor": 1.5}, {"anchor_end": -0.1}, {"background": 2.0}, {"threshold": 0.0}, {"dilation": -1}, {"limit": -1}]
-    + [{"head_start": -0.1}, {"head_start": float("nan")}],
+    [
+        {"anchor": 1.5},
+        {"anchor_end": -0.1},
+        {"background": 2.0},
+        {"threshold": 0.0},
+        {"dilation": -1},
+        {"limit": -1},
+        {"head_start": -0.1},
+        {"head_start": float("nan")},
+    ],
 )
 def test_settings_out_of_range_are_named(settings) -> None:
     with pytest.raises(InversionError, match=next(iter(settings))):

@@ -138,9 +138,7 @@ def test_damaged_prompts_are_refused_by_name(bench: Bench, inverted: dict) -> No
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "uni_pc", "dpmpp_sde"])
-def test_a_head_start_reaches_every_sampler_and_takes_no_model_call(
-    bench: Bench, inverted: dict, sampler: str
-) -> None:
+def test_a_head_start_reaches_every_sampler_and_takes_no_model_call(bench: Bench, inverted: dict, sampler: str) -> None:
     found = []
     for share in (0.0, 0.1):
         given = {"positive": bench.other, "strength": 2.0, "sampler": sampler, "head_start": share}
