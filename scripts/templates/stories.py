@@ -373,7 +373,7 @@ def mask_from_words(scene: Scene) -> None:
     source, target = scene.prompt("Source prompt", PINK), scene.prompt("Target prompt", RED)
     inverted = scene.invert(("INV_FixedPoint", {}), source, scene.encode(image))
     given: dict[str, Any] = {"model": scene.model, "latent": inverted["LATENT"], "mask": mask}
-    edited = page.add(EDIT, 3, positive=target, **given)
+    edited = page.add(EDIT, 3, positive=target, strength=2.0, **given)
     after = scene.restore(image, scene.decode(edited["LATENT"]), mask)
     page.add("SaveImage", -1, "Edited", images=after, filename_prefix="edit_words")
     scene.show("May change (white)", page.add("MaskToImage", -2, mask=mask)["IMAGE"])
@@ -388,7 +388,7 @@ def video(scene: Scene) -> None:
     source = scene.prompt("Source prompt", "a white cat walks on grass")
     target = scene.prompt("Target prompt", "a black cat walks on grass")
     inverted = scene.invert(("INV_FixedPoint", {"scheduler": "simple"}), source, scene.encode(frames))
-    edited = page.add(EDIT, 3, model=scene.model, positive=target, latent=inverted["LATENT"])
+    edited = page.add(EDIT, 3, model=scene.model, positive=target, strength=2.0, latent=inverted["LATENT"])
     after = scene.restore(frames, scene.decode(edited["LATENT"]), edited["MASK"])
     scene.show("Edited frames", after)
     page.add("SaveWEBM", -1, "Edited video", images=after, filename_prefix="edit_wan", fps=16.0)
