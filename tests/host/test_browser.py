@@ -234,6 +234,7 @@ class Frontend:
     def open_blank(self) -> None:
         self.page.get_by_role("button", name="Create a new blank workflow").click()
         self.page.wait_for_function("app.graph.nodes.length === 0", polling=100)
+        self.page.mouse.move(800, 500)  # the new tab may lie under the mouse, and then shows its name in a dialog
 
     @property
     def in_app_mode(self) -> bool:
