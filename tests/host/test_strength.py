@@ -146,7 +146,7 @@ def test_a_head_start_reaches_every_sampler_and_takes_no_model_call(bench: Bench
             found.append((bench.edit(latent=inverted, **given)[0]["samples"], len(calls)))
     (without, calls), (leaning, same) = found
     assert calls == same
-    assert relative(leaning, without) > 0.01
+    assert relative(leaning, without) > 1e-3  # without it they are the same to the last bit
 
 
 def test_a_prompt_of_another_text_encoder_is_refused(bench: Bench, inverted: dict) -> None:
