@@ -5,7 +5,8 @@ at cfg 1 with its own caption and comes down under the caption of the picture as
 image to image, or through FlowEdit. Metrics in the spirit of PIE-Bench (arXiv 2310.01506), but against the exact truth:
 how well the rest of the picture is kept, how near the whole is to the truth, how far the structure moved, and whether
 the nearest of all candidate pictures is the one asked for. All rows run on the 125 held-out cases, which `--quick`
-never sees; the default runs on the 275 tuning cases too, and some rows on 75 of the held-out cases at other settings.
+never sees; the default and its dials run on the 275 tuning cases too, and some rows on 75 of the held-out cases at
+other settings.
 
 Each version gets a process with one thread. What is finished is in `output/edits-VERSION.json`; `--resume` runs only
 the rows that are not there yet, `--tables` none. Writes `docs/edits-tables.md`, `docs/edits.png` and
@@ -223,14 +224,15 @@ ROWS = [
     img2img(0.9),
     from_latent("DDIM", "plain", None, quick=True),
     from_latent("EasyInv", "default", {}, quick=True, everywhere=True, tuning=True),
-    *(from_latent("EasyInv", f"strength {w:g}", {"strength": w}) for w in (1.0, 2.0, 4.0, 6.0, 12.0)),
-    from_latent("EasyInv", "limit 0", {"limit": 0.0}, quick=True),
-    from_latent("EasyInv", "head_start 0", {"head_start": 0.0}, quick=True),
-    from_latent("EasyInv", "head_start 0.05", {"head_start": 0.05}),
-    from_latent("EasyInv", "head_start 0.2", {"head_start": 0.2}),
-    from_latent("EasyInv", "limit and head_start 0", {"limit": 0.0, "head_start": 0.0}, quick=True),
+    *(from_latent("EasyInv", f"strength {w:g}", {"strength": w}) for w in (1.0, 2.0)),
+    *(from_latent("EasyInv", f"strength {w:g}", {"strength": w}, tuning=True) for w in (4.0, 6.0, 10.0, 12.0)),
+    from_latent("EasyInv", "limit 0", {"limit": 0.0}, quick=True, tuning=True),
+    from_latent("EasyInv", "head_start 0", {"head_start": 0.0}, quick=True, tuning=True),
+    from_latent("EasyInv", "head_start 0.05", {"head_start": 0.05}, tuning=True),
+    from_latent("EasyInv", "head_start 0.2", {"head_start": 0.2}, tuning=True),
+    from_latent("EasyInv", "limit and head_start 0", {"limit": 0.0, "head_start": 0.0}, quick=True, tuning=True),
     from_latent("EasyInv", "limit and head_start 0, strength 4", {"limit": 0.0, "head_start": 0.0, "strength": 4.0}),
-    *(from_latent("EasyInv", f"threshold {t:g}", {"threshold": t}) for t in (0.3, 0.5)),
+    *(from_latent("EasyInv", f"threshold {t:g}", {"threshold": t}, tuning=True) for t in (0.3, 0.5)),
     from_latent("EasyInv", "anchor 0", {"anchor": 0.0}),
     from_latent("EasyInv", "cfg 3 for strength", {"strength": 1.0, "cfg": 3.0, "negative": EMPTY}, quick=True),
     from_latent("EasyInv", "background 0", {"background": 0.0}),
@@ -511,7 +513,10 @@ def front(results: Results) -> list[str]:
 
 def curves() -> dict[str, list[str]]:
     """What the plot joins by a line: name -> labels in the dial's order."""
-    strengths = [f"EasyInv, {dial}" for dial in [*(f"strength {w}" for w in (1, 2, 4, 6)), "default", "strength 12"]]
+    strengths = [
+        f"EasyInv, {dial}"
+        for dial in [*(f"strength {w}" for w in (1, 2, 4, 6)), "default", "strength 10", "strength 12"]
+    ]
     starts = [f"EasyInv, {dial}" for dial in ("head_start 0", "head_start 0.05", "default", "head_start 0.2")]
     thresholds = [f"EasyInv, {dial}" for dial in ("threshold 0.3", "default", "threshold 0.5")]
     guided = ["Guided NR, strength 2", "Guided NR, default"]

@@ -21,7 +21,7 @@ Two things make a large w useful:
   So e does not start at 0 but at kappa sigma d, with d the first answer: the noise leans to the edit a little
   (`Keep.head_start`). The sampler's first question gets that answer again, so it costs no model call.
 
-Then:
+What holds with all of it:
 
 - Under the source's own prompt d is 0 to the last bit, so e stays 0 and the source comes back exactly, with every
   affine sampler and without a further model call. In half precision too: the network sees the very states of the
@@ -70,7 +70,7 @@ class Keep:
     anchor: float = 1.0
     anchor_end: float = 1.0
     background: float = 0.0
-    threshold: float = 0.3
+    threshold: float = 0.42
     dilation: int = 0
     mask: Tensor | None = None
     limit: float = 0.0

@@ -32,7 +32,7 @@ class Settings:
     anchor: float = 1.0
     anchor_end: float = 1.0
     background: float = 1.0
-    threshold: float = 0.42
+    threshold: float = Keep.threshold
     dilation: int = 0
     feather: int = 0
     structure: float = 0.0
@@ -98,26 +98,26 @@ class EditSettingsNode(io.ComfyNode):
                     tooltip="The sampler of the edit. as inverted: Euler, or the sampler that the Invert node names. "
                     "Nearly every other sampler gives the picture back exactly, too, if the prompt stays the same.",
                 ),
-                _share("background", 1.0, "How strongly the original is restored outside the automatic mask. 0: not at "
+                _share("background", "How strongly the original is restored outside the automatic mask. 0: not at "
                        "all."),
-                _share("threshold", 0.42, "Higher makes the automatic mask smaller. The mask is white where the two "
+                _share("threshold", "Higher makes the automatic mask smaller. The mask is white where the two "
                        "prompts' predictions differ much, compared with the place where they differ most.", 0.01),
                 _pixels("dilation", "Grows the automatic mask, in latent pixels."),
                 _pixels("feather", "Softens the edge of a connected mask, in latent pixels inward. The outside stays "
                         "exact."),
-                _share("anchor", 1.0, "Ties each step to the same step of the inversion. 1: the same prompt gives the "
+                _share("anchor", "Ties each step to the same step of the inversion. 1: the same prompt gives the "
                        "picture back exactly. 0: the steps are not tied."),
-                _share("anchor_end", 1.0, "Share of the steps that are tied, from the noisy end."),
-                _share("structure", 0.0, "Share of the steps that use the original's self-attention, to keep shapes. "
+                _share("anchor_end", "Share of the steps that are tied, from the noisy end."),
+                _share("structure", "Share of the steps that use the original's self-attention, to keep shapes. "
                        "At strength 1, and with models like Flux and SD3, it costs one more model call a step."),
-                _share("structure_layers", 1.0, "Share of the model's layers that use structure, counted from the last "
+                _share("structure_layers", "Share of the model's layers that use structure, counted from the last "
                        "layer."),
                 cfg_input(1.0, "Guidance of the new prompt away from `negative`, as in KSampler. 1: none. Use strength "
                           "first: it keeps more of the picture."),
-                io.Float.Input("limit", default=1.0, min=0.0, max=10.0, step=0.05,
+                io.Float.Input("limit", default=Settings.limit, min=0.0, max=10.0, step=0.05,
                                tooltip="How far a strength above 1 may push a place of the picture, compared with the "
                                "picture's own strongest places. Lower it for softer colours. 0: no limit."),
-                _share("head_start", 0.1, "How far the noise leans to the new prompt before the first step. Higher "
+                _share("head_start", "How far the noise leans to the new prompt before the first step. Higher "
                        "edits more and keeps less. 0: not at all."),
                 io.Conditioning.Input("negative", optional=True, tooltip="Needed when cfg is not 1."),
                 io.Conditioning.Input(
@@ -144,8 +144,8 @@ class EditSettingsNode(io.ComfyNode):
         return io.NodeOutput(settings)
 
 
-def _share(name: str, default: float, tooltip: str, lowest: float = 0.0) -> io.Input:
-    return io.Float.Input(name, default=default, min=lowest, max=1.0, step=0.01, tooltip=tooltip)
+def _share(name: str, tooltip: str, lowest: float = 0.0) -> io.Input:
+    return io.Float.Input(name, default=getattr(Settings, name), min=lowest, max=1.0, step=0.01, tooltip=tooltip)
 
 
 def _pixels(name: str, tooltip: str) -> io.Input:
