@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPOSITORY / "benchmarks"))
@@ -28,7 +29,7 @@ WINDOWS = {"first half": (0.0, 0.5), "middle half": (0.25, 0.75), "second half":
 
 
 def rms(differences: Tensor) -> Tensor:
-    """The root mean square over steps and channels: (N, B, C, h, w) -> (B, 1, h, w). The pack's rule."""
+    """The root mean square over steps and channels: (N, B, C, h, w) -> (B, 1, h, w)."""
     return differences.square().mean((0, 2)).unsqueeze(1).sqrt()
 
 
@@ -48,8 +49,12 @@ def by_quantiles(size: Tensor) -> Tensor:
     return ((size - low) / (high - low)).clamp(0, 1)
 
 
-def rules() -> dict[str, Callable[[Tensor], Tensor]]:
+def rules(pack: ModuleType) -> dict[str, Callable[[Tensor], Tensor]]:
     """Name -> (differences of all steps, (N, B, C, h, w)) -> map, (B, 1, h, w)."""
+
+    def own(differences: Tensor) -> Tensor:
+        found = pack.inversion.masks.DifferenceMask(pack.inversion.Keep.threshold, 0)
+        return [found.add(difference) for difference in differences][-1]
 
     def rule(window: tuple[float, float], combine: Callable, scale: Callable) -> Callable[[Tensor], Tensor]:
         def of(differences: Tensor) -> Tensor:
@@ -67,7 +72,8 @@ def rules() -> dict[str, Callable[[Tensor], Tensor]]:
         for how in named
         for scale in scales
     }
-    return {f"first {n}, mean square, largest": rule((0, n / STEPS), rms, by_largest) for n in (1, 2)} | found
+    firsts = {f"first {n}, mean square, largest": rule((0, n / STEPS), rms, by_largest) for n in (1, 2)}
+    return {"all, as the edit's mask": own} | firsts | found
 
 
 def overlap(mask: Tensor, region: Tensor) -> Tensor:
@@ -102,7 +108,7 @@ def measure(version: str, quick: bool) -> dict[str, tuple[float, float, float]]:
     tuning, tuning_regions = seen(lab, cases("tuning")[: TUNING // share])
     differences, regions = seen(lab, cases("final")[: HELD_OUT // share])
     found = {}
-    for name, rule in rules().items():
+    for name, rule in rules(lab.pack).items():
         known = rule(tuning)
         threshold = max(THRESHOLDS, key=lambda t: float(overlap((known > t).float(), tuning_regions).mean()))
         values = overlap((rule(differences) > threshold).float(), regions)
@@ -121,8 +127,8 @@ def main() -> None:
         f"Made by `python scripts/benchmark.py masks{' --quick' * options.quick}`.",
         "",
         "Overlap (intersection over union) of masks with the regions that truly change: mean and standard error, and "
-        f"the threshold that the tuning cases chose. {STEPS} steps, inverted by DDIM at cfg 1. The pack's rule is "
-        "*all, mean square, largest*.",
+        f"the threshold that the tuning cases chose. {STEPS} steps, inverted by DDIM at cfg 1. The edit's mask is "
+        "*all, mean square, largest*, spread between the means of Otsu's two classes.",
         "",
         "| steps, how they are put together, scale | " + " | ".join(chosen) + " |",
         "|---" * (1 + len(chosen)) + "|",
