@@ -98,10 +98,11 @@ class EditSettingsNode(io.ComfyNode):
                     tooltip="The sampler of the edit. as inverted: Euler, or the sampler that the Invert node names. "
                     "Nearly every other sampler gives the picture back exactly, too, if the prompt stays the same.",
                 ),
-                _share("background", "How strongly the original is restored outside the automatic mask. 0: not at "
-                       "all."),
+                _share("background", "How strongly the original is put back outside the automatic mask. 1: nothing "
+                       "changes there. 0: the automatic mask is off."),
                 _share("threshold", "Higher makes the automatic mask smaller. The mask is white where the two "
-                       "prompts' predictions differ much, compared with the place where they differ most.", 0.01),
+                       "prompts' predictions differ much. The node finds the limit for each picture, and this number "
+                       "moves it.", 0.01),
                 _pixels("dilation", "Grows the automatic mask, in latent pixels."),
                 _pixels("feather", "Softens the edge of a connected mask, in latent pixels inward. The outside stays "
                         "exact."),
@@ -117,8 +118,8 @@ class EditSettingsNode(io.ComfyNode):
                 io.Float.Input("limit", default=Settings.limit, min=0.0, max=10.0, step=0.05,
                                tooltip="How far a strength above 1 may push a place of the picture, compared with the "
                                "picture's own strongest places. Lower it for softer colours. 0: no limit."),
-                _share("head_start", "How far the noise leans to the new prompt before the first step. Higher "
-                       "edits more and keeps less. 0: not at all."),
+                _share("head_start", "How much of the edit the noise gets before the first step. Higher edits more and "
+                       "keeps less. 0: none."),
                 io.Conditioning.Input("negative", optional=True, tooltip="Needed when cfg is not 1."),
                 io.Conditioning.Input(
                     "source",

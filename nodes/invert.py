@@ -275,8 +275,8 @@ def _sampler_inputs(row: Row, in_node: bool) -> list[io.Input]:
             "sampler",
             options=["euler", "euler_ancestral"],
             default="euler",
-            tooltip="The sampler to invert. Take euler_ancestral for Turbo models. Then sample with Edit From Latent, "
-            "or with ComfyUI's euler_ancestral and the same seed.",
+            tooltip="The sampler to invert. Use euler_ancestral for SDXL Turbo, and euler for all other models. Then "
+            "sample with Edit From Latent, or with ComfyUI's euler_ancestral and the same seed.",
         )
     )
     number = seed_input("Seed of the noise that euler_ancestral adds. euler does not read it.")

@@ -63,7 +63,7 @@ PRESETS = {"SD1.x": (0.5, 0.05, 0.2), "SDXL": (0.8, 0.85, 0.1)}
 
 
 def _easyinv_inputs(in_node: bool) -> list[io.Input]:
-    custom = "Read when preset is custom."
+    custom = "Used only if preset is custom."
     presets, default = (["auto", *PRESETS], "auto") if in_node else ([*PRESETS], "SD1.x")
     auto = " auto: those of SDXL for SDXL models, those of SD1.x for all others." if in_node else ""
     return [
@@ -88,7 +88,7 @@ def _easyinv_inputs(in_node: bool) -> list[io.Input]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip=f"When the blend starts, as a share of the steps. {custom}",
+            tooltip=f"When EasyInv starts to mix the old latent into the new one, as a share of the steps. {custom}",
         ),
         io.Float.Input(
             "length",
@@ -96,14 +96,14 @@ def _easyinv_inputs(in_node: bool) -> list[io.Input]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip=f"How long the blend lasts, as a share of the steps. {custom}",
+            tooltip=f"How long the mixing lasts, as a share of the steps. {custom}",
         ),
         advanced(
             io.Combo.Input(
                 "placement",
                 options=["after", "before"],
                 default="after",
-                tooltip="after: blend after each step, as in the paper. before: blend before each step, as in the "
+                tooltip="after: mix after each step, as in the paper. before: mix before each step, as in the "
                 "authors' scripts.",
             )
         ),
@@ -169,9 +169,9 @@ def _guided_nr_inputs(in_node: bool) -> list[io.Input]:
                 "start",
                 options=["extrapolated", "native", "state"],
                 default="extrapolated",
-                tooltip="Leave it at extrapolated. The first guess of each step. extrapolated: from the steps before; "
-                "the most accurate. native: the known latent in the model's own scale, as in the paper. state: the "
-                "known latent as it is, as in the authors' code.",
+                tooltip="Leave it at extrapolated; for edits with schnell set native. The first guess of each step. "
+                "extrapolated: from the steps before; the most accurate. native: the known latent in the model's own "
+                "scale, as in the paper. state: the known latent as it is, as in the authors' code.",
             )
         ),
     ]
@@ -249,7 +249,7 @@ METHODS = (
     Row(
         id="GuidedNR",
         name="Guided NR",
-        description="Uses guided Newton-Raphson. Made for models of 4 to 8 steps, such as Turbo.",
+        description="Uses guided Newton-Raphson. Made for edits with SDXL Turbo.",
         aliases=("GNRI", "guided Newton-Raphson", "Turbo inversion", "ReNoise"),
         inputs=_guided_nr_inputs,
         method=_guided_nr,

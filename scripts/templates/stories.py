@@ -449,8 +449,6 @@ show what is kept."""
 MORE = """\
 If the picture changes too little, raise **strength** of the edit by 1 or 2. If it changes too much, lower \
 **strength**."""
-TURBO = """\
-Leave **strength** of the edit at 1: models that draw in few steps edit worse at higher values."""
 
 
 def yours(size: int) -> str:
@@ -540,8 +538,8 @@ connect **Edit Settings** with **background** 0.""",
 
 {QUEUE}
 
-**Invert Image (Guided NR)** works with few steps: 4 here, as for SDXL Turbo. The report says how accurate the \
-inversion is. **check** measures it.
+**Invert Image (Guided NR)** works with few steps: 4 here. The report says how accurate the inversion is. **check** \
+measures it. For SDXL Turbo open the template *sdxl_turbo*: its settings differ.
 
 The *reconstruction* uses the source prompt, and the *edit* the target prompt. Change the target prompt and press \
 **Run** again: only the edit runs.""",
@@ -737,8 +735,9 @@ the LoRA's trigger word, if it has one. More **strength_model** gives more of th
 **Invert Image (Guided NR)** finds the noise from which the model draws your picture, with *euler_ancestral*, the \
 sampler for Turbo. {BACK}
 
-{yours(512)} Turbo takes no negative prompt, so leave **cfg** of the inversion at 1. {TURBO} If the picture changes \
-too much, lower **denoise** of the inversion.""",
+{yours(512)} Turbo takes no negative prompt, so leave **cfg** of the inversion at 1. If the picture changes too \
+little, set **strength** of the edit to 2. Higher values edit worse. If the picture changes too much, lower \
+**denoise** of the inversion.""",
         edit(
             PINK,
             RED,
@@ -803,7 +802,7 @@ ignores the guidance.""",
 
 **Invert Image (Fixed Point)** finds the noise from which the model draws your picture. {BACK}
 
-{yours(1024)} {TURBO}""",
+{yours(1024)} Leave **strength** of the edit at 1: models of its kind edit worse at higher values.""",
         edit(
             PINK,
             RED,

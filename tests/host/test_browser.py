@@ -541,6 +541,38 @@ def test_an_own_picture_takes_an_upload_two_prompts_and_run(new_page: Pages, hos
     frontend.screenshot(picture_place(host, "own_picture"))
 
 
+@pytest.fixture
+def nodes_2(new_page: Pages) -> Iterator[Frontend]:
+    """A page whose nodes are elements of the page: *Modern Node Design (Nodes 2.0)* in the settings."""
+    frontend, chosen = new_page(), "app.extensionManager.setting.set('Comfy.VueNodes.Enabled', {})"
+    if not frontend.has_app_mode:
+        pytest.skip("Its Nodes 2.0 is an early form.")
+    frontend.page.evaluate(chosen.format("true"))
+    yield frontend
+    frontend.page.evaluate(chosen.format("false"))
+
+
+def test_nodes_2_shows_inputs_pictures_and_texts(nodes_2: Frontend, host: Host) -> None:
+    frontend, workflow = nodes_2, load(FIRST_EDIT)
+    frontend.open(FIRST_EDIT)
+    run = frontend.run()
+    named = titles(workflow)
+
+    def element(node: str) -> Locator:
+        return frontend.page.locator(f"[data-node-id='{node}']")
+
+    edit = element(named["Edit From Latent: new prompt"])
+    for name in ("model", "positive", "latent", "strength", "mask", "settings"):
+        expect(edit.get_by_text(name, exact=True).first).to_be_visible(timeout=LIMIT)
+    file = run.history["outputs"][named["Edit"]]["images"][0]["filename"]
+    shown = element(named["Edit"]).locator(f"img[src*='{file}']")
+    expect(shown).to_be_visible(timeout=LIMIT)
+    assert shown.evaluate("image => image.naturalWidth") == 128
+    frontend.wait_for_text(run, named["Report"])
+    frontend.without_complaints()
+    frontend.screenshot(picture_place(host, "nodes_2"))
+
+
 def test_app_mode_shows_the_picture_the_words_and_the_edit(new_page: Pages, host: Host, my_own: Path) -> None:
     frontend, page, nodes = (opened := new_page()), opened.page, titles(load(APP))
     if not frontend.has_app_mode:
