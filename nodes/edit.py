@@ -164,7 +164,7 @@ def strength_input() -> io.Input:
         max=20.0,
         step=0.1,
         tooltip="How far to go from the original's prompt to the new one. 0: the original. 1: the new prompt, at half "
-        "the cost of any other strength. More: a stronger edit. With your own model start at 2, with Turbo and schnell "
+        "the cost of any other strength. More: a stronger edit. With your own model start at 4, with Turbo and schnell "
         "at 1.",
     )
 

@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
-"""Makes the templates in workflows/ and the blueprint in subgraphs/: `python scripts/workflows.py [--thumbnails]`
+"""Makes the templates in workflows/ and the blueprint in subgraphs/.
 
-Starts a ComfyUI and writes every file anew; with `--thumbnails` it also runs the templates, which takes some minutes,
-and puts together the picture that the template browser shows beside each. What is in them is written in `templates/`.
+    python scripts/workflows.py [--thumbnails [NAME ...]]
+
+Starts a ComfyUI and writes every file anew. With `--thumbnails` it also runs the templates, all or the named ones,
+which takes some minutes, and puts together the picture that the template browser shows beside each. What is in them is
+written in `templates/`.
 
 Which inputs, widgets, defaults and outputs a node has, and in which order, is what the server's /object_info says, so a
 file is as the browser would save it. The same server and templates give the same bytes: a test compares them with what
@@ -36,10 +39,11 @@ def build_all(info: dict[str, Any]) -> dict[Path, str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--thumbnails", action="store_true", help="also run the templates, and make their pictures")
+    parser.add_argument("--thumbnails", nargs="*", metavar="NAME", help="also run templates, and make their pictures")
     options = parser.parse_args()
     host = ensure()
-    if options.thumbnails and Path(sys.executable) != host.python:  # the pictures are made with the host's own Pillow
+    asked = options.thumbnails is not None
+    if asked and Path(sys.executable) != host.python:  # the pictures are made with the host's own Pillow
         environment = {**os.environ, "COMFYUI_ROOT": str(host.root), "COMFYUI_PYTHON": str(host.python)}
         return subprocess.run([str(host.python), *sys.argv], env=environment).returncode
     say(f"Asking ComfyUI {host.version} about its nodes; this takes about half a minute.")
@@ -48,10 +52,10 @@ def main() -> int:
         for path, text in build_all(client.object_info()).items():
             path.write_text(text, encoding="utf-8", newline="\n")
             print(path)
-        if options.thumbnails:
+        if asked:
             from templates.thumbnail import thumbnail
 
-            for template in TEMPLATES:
+            for template in (t for t in TEMPLATES if t.name in options.thumbnails or not options.thumbnails):
                 place = WORKFLOWS / f"{template.name}.jpg"
                 workflow = place.with_suffix(".json").read_text(encoding="utf-8")
                 thumbnail(template, workflow, client, Path(folder)).save(place, quality=QUALITY)

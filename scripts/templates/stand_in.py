@@ -71,8 +71,8 @@ def stand_in(graph: Graph, template: Template, info: dict[str, Any]) -> dict[str
             node["class_type"], node["inputs"] = "ImageToMask", {"image": node["inputs"]["image"], "channel": "red"}
         if node["class_type"] == "ImageFromBatch":  # the demo model draws no videos
             node["inputs"]["length"] = 1
-        if node["_meta"]["title"].endswith("new prompt"):
-            node["inputs"]["strength"] = 3.0  # with less the demo model hardly follows a prompt
+        if node["_meta"]["title"].endswith("new prompt") and not version.startswith("turbo"):
+            node["inputs"]["strength"] = max(3.0, node["inputs"]["strength"])  # else it hardly follows a prompt
         if node["class_type"] == "ImageScale":
             node["inputs"] |= {"width": scenes.SIZE, "height": scenes.SIZE}
     words = {"Source prompt": scenes.caption(scene_of(picture)), "Target prompt": target}

@@ -211,7 +211,7 @@ def app(scene: Scene) -> None:
     image = scene.scale("Crop and scale", scene.images[0], "lanczos", 1024, "center")
     inverted = scene.invert(EASYINV, source, scene.encode(image))
     given: dict[str, Any] = {"model": scene.model, "latent": inverted["LATENT"]}
-    edited = page.add(EDIT, 3, "Edit From Latent: new prompt", positive=target, strength=2.0, **given)
+    edited = page.add(EDIT, 3, "Edit From Latent: new prompt", positive=target, strength=6.0, **given)
     after = scene.restore(image, scene.decode(edited["LATENT"]), edited["MASK"])
     beside: dict[str, Any] = {"image1": image, "image2": after, "spacing_width": 8}
     scene.show("Original and edit", page.add("ImageStitch", -2, **beside)["IMAGE"])
@@ -371,9 +371,9 @@ def mask_from_words(scene: Scene) -> None:
     found: dict[str, Any] = {"model": finder["MODEL"], "image": image, "conditioning": words}
     mask = page.add("SAM3_Detect", 2, **found)["MASK"]
     source, target = scene.prompt("Source prompt", PINK), scene.prompt("Target prompt", RED)
-    inverted = scene.invert(("INV_FixedPoint", {}), source, scene.encode(image))
+    inverted = scene.invert(EASYINV, source, scene.encode(image))
     given: dict[str, Any] = {"model": scene.model, "latent": inverted["LATENT"], "mask": mask}
-    edited = page.add(EDIT, 3, positive=target, strength=2.0, **given)
+    edited = page.add(EDIT, 3, positive=target, strength=6.0, **given)
     after = scene.restore(image, scene.decode(edited["LATENT"]), mask)
     page.add("SaveImage", -1, "Edited", images=after, filename_prefix="edit_words")
     scene.show("May change (white)", page.add("MaskToImage", -2, mask=mask)["IMAGE"])
@@ -387,8 +387,8 @@ def video(scene: Scene) -> None:
     frames = page.add("ImageScale", 1, "Crop and scale", image=first, **sized)["IMAGE"]
     source = scene.prompt("Source prompt", "a white cat walks on grass")
     target = scene.prompt("Target prompt", "a black cat walks on grass")
-    inverted = scene.invert(("INV_FixedPoint", {"scheduler": "simple"}), source, scene.encode(frames))
-    edited = page.add(EDIT, 3, model=scene.model, positive=target, strength=2.0, latent=inverted["LATENT"])
+    inverted = scene.invert(("INV_EasyInv", {"scheduler": "simple"}), source, scene.encode(frames))
+    edited = page.add(EDIT, 3, model=scene.model, positive=target, strength=4.0, latent=inverted["LATENT"])
     after = scene.restore(frames, scene.decode(edited["LATENT"]), edited["MASK"])
     scene.show("Edited frames", after)
     page.add("SaveWEBM", -1, "Edited video", images=after, filename_prefix="edit_wan", fps=16.0)
@@ -707,7 +707,7 @@ the LoRA's trigger word, if it has one. More **strength_model** gives more of th
 **Invert Image (EasyInv)** finds the noise from which the model draws your picture. {BACK}
 
 {yours(512)} {MORE} Any SD 1.x checkpoint will do.""",
-        edit(PINK, RED, EASYINV, strength=2.0, size=512, saved="edit_sd15"),
+        edit(PINK, RED, EASYINV, strength=6.0, size=512, saved="edit_sd15"),
         shows=("Original", "Edited"),
         loaders=checkpoint("v1-5-pruned-emaonly-fp16.safetensors"),
         pictures=[EXAMPLE],
@@ -718,10 +718,10 @@ the LoRA's trigger word, if it has one. More **strength_model** gives more of th
         f"""\
 # Edit a picture with SDXL
 
-**Invert Image (Fixed Point)** finds the noise from which the model draws your picture. {BACK}
+**Invert Image (EasyInv)** finds the noise from which the model draws your picture. {BACK}
 
 {yours(1024)} {MORE} Any SDXL checkpoint will do.""",
-        edit(PINK, RED, ("INV_FixedPoint", {}), strength=2.0, size=1024, saved="edit_sdxl"),
+        edit(PINK, RED, EASYINV, strength=6.0, size=1024, saved="edit_sdxl"),
         shows=("Original", "Edited"),
         loaders=checkpoint("sd_xl_base_1.0.safetensors"),
         pictures=[EXAMPLE],
@@ -748,17 +748,17 @@ little, set **strength** of the edit to 2. Higher values edit worse. If the pict
         shows=("Original", "Edited"),
         loaders=checkpoint("sd_xl_turbo_1.0_fp16.safetensors"),
         pictures=[EXAMPLE],
-        tried_on=("v-prediction", picture("house", "purple", look=35), wording("house", "green")),
+        tried_on=("turbo-ve", picture("house", "purple", look=35), wording("house", "green")),
     ),
     Template(
         "sd3",
         f"""\
 # Edit a picture with Stable Diffusion 3.5
 
-**Invert Image (Fixed Point)** finds the noise from which the model draws your picture. {BACK}
+**Invert Image (EasyInv)** finds the noise from which the model draws your picture. {BACK}
 
 {yours(1024)} {MORE} A checkpoint without text encoders, such as *sd3.5_medium*, needs **TripleCLIPLoader** too.""",
-        edit(PINK, RED, ("INV_FixedPoint", {"scheduler": "sgm_uniform"}), strength=2.0, size=1024, saved="edit_sd3"),
+        edit(PINK, RED, ("INV_EasyInv", {"scheduler": "sgm_uniform"}), strength=4.0, size=1024, saved="edit_sd3"),
         shows=("Original", "Edited"),
         loaders=checkpoint("sd3.5_large_fp8_scaled.safetensors"),
         pictures=[EXAMPLE],
@@ -817,17 +817,17 @@ ignores the guidance.""",
             ("VAELoader", {"vae_name": "ae.safetensors"}),
         ],
         pictures=[EXAMPLE],
-        tried_on=("flow", picture("pig", "green", look=27), wording("pig", "green", "hat")),
+        tried_on=("turbo-flow", picture("pig", "green", look=27), wording("pig", "green", "hat")),
     ),
     Template(
         "flux2",
         f"""\
 # Edit a picture with Flux.2
 
-**Invert Image (Fixed Point)** finds the noise from which the model draws your picture. {BACK}
+**Invert Image (EasyInv)** finds the noise from which the model draws your picture. {BACK}
 
 {yours(1024)} {MORE} This is the small base model, *klein 4B*; other Flux.2 models take their own text encoder.""",
-        edit(PINK, RED, ("INV_FixedPoint", {"scheduler": "simple"}), strength=2.0, size=1024, saved="edit_flux2"),
+        edit(PINK, RED, ("INV_EasyInv", {"scheduler": "simple"}), strength=4.0, size=1024, saved="edit_flux2"),
         shows=("Original", "Edited"),
         loaders=[
             ("UNETLoader", {"unet_name": "flux-2-klein-base-4b-fp8.safetensors"}),
@@ -842,7 +842,7 @@ ignores the guidance.""",
         f"""\
 # Edit a short video with Wan
 
-**Invert Image (Fixed Point)** finds the noise from which the model draws your video. **Edit From Latent** draws it \
+**Invert Image (EasyInv)** finds the noise from which the model draws your video. **Edit From Latent** draws it \
 again with the *target prompt*.
 
 {FILES}Choose your video in **Load Video**. Write in **Source prompt** what it shows. Copy these words into **Target \
