@@ -372,8 +372,9 @@ def mask_from_words(scene: Scene) -> None:
     mask = page.add("SAM3_Detect", 2, **found)["MASK"]
     source, target = scene.prompt("Source prompt", PINK), scene.prompt("Target prompt", RED)
     inverted = scene.invert(EASYINV, source, scene.encode(image))
+    settings = page.add("INV_EditSettings", 3, "Edit Settings: all of the mask may change", background=0.0)
     given: dict[str, Any] = {"model": scene.model, "latent": inverted["LATENT"], "mask": mask}
-    edited = page.add(EDIT, 3, positive=target, strength=6.0, **given)
+    edited = page.add(EDIT, 3, positive=target, strength=6.0, settings=settings["INV_EDIT_SETTINGS"], **given)
     after = scene.restore(image, scene.decode(edited["LATENT"]), mask)
     page.add("SaveImage", -1, "Edited", images=after, filename_prefix="edit_words")
     scene.show("May change (white)", page.add("MaskToImage", -2, mask=mask)["IMAGE"])
@@ -748,7 +749,7 @@ little, set **strength** of the edit to 2. Higher values edit worse. If the pict
         shows=("Original", "Edited"),
         loaders=checkpoint("sd_xl_turbo_1.0_fp16.safetensors"),
         pictures=[EXAMPLE],
-        tried_on=("turbo-ve", picture("house", "purple", look=35), wording("house", "green")),
+        tried_on=("turbo-ve", picture("pig", "green", look=5), wording("pig", "green", "hat")),
     ),
     Template(
         "sd3",
@@ -817,7 +818,7 @@ ignores the guidance.""",
             ("VAELoader", {"vae_name": "ae.safetensors"}),
         ],
         pictures=[EXAMPLE],
-        tried_on=("turbo-flow", picture("pig", "green", look=27), wording("pig", "green", "hat")),
+        tried_on=("flow", picture("pig", "green", look=27), wording("pig", "green", "hat")),
     ),
     Template(
         "flux2",
@@ -866,7 +867,8 @@ memory: the inversion keeps about three latents for each step.""",
 # The mask from words
 
 Write in **What may change** what to look for, such as *dress*. **SAM3 Detect** finds it, and the edit may change the \
-picture only there. **Restore Original Background** keeps every other pixel.
+picture only there. **Restore Original Background** keeps every other pixel. **Edit Settings** turns the automatic mask \
+off, so all that was found may change.
 
 {yours(1024)} Any SDXL checkpoint will do. The SAM 3 nodes came with ComfyUI after 0.3.75.""",
         mask_from_words,
