@@ -483,7 +483,7 @@ For your own picture open the template of your model, such as *sd15*, *sdxl*, *s
             BEFORE,
             AFTER,
             EASYINV,
-            strength=3.0,
+            strength=6.0,
             titles=("Reconstruction", "Edit"),
         ),
         shows=("Original", "Reconstruction", "Edit", "May change (white)"),
@@ -867,8 +867,8 @@ memory: the inversion keeps about three latents for each step.""",
 # The mask from words
 
 Write in **What may change** what to look for, such as *dress*. **SAM3 Detect** finds it, and the edit may change the \
-picture only there. **Restore Original Background** keeps every other pixel. **Edit Settings** turns the automatic mask \
-off, so all that was found may change.
+picture only there. **Restore Original Background** keeps every other pixel. **Edit Settings** turns the automatic \
+mask off, so all that was found may change.
 
 {yours(1024)} Any SDXL checkpoint will do. The SAM 3 nodes came with ComfyUI after 0.3.75.""",
         mask_from_words,
