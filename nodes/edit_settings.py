@@ -114,7 +114,7 @@ class EditSettingsNode(io.ComfyNode):
                 _share("structure_layers", "Share of the model's layers that use structure, counted from the last "
                        "layer."),
                 cfg_input(1.0, "Guidance of the new prompt away from `negative`, as in KSampler. 1: none. Use strength "
-                          "first: it keeps more of the picture."),
+                          "first: more edits succeed with it."),
                 io.Float.Input("limit", default=Settings.limit, min=0.0, max=10.0, step=0.05,
                                tooltip="How far a strength above 1 may push a place of the picture, compared with the "
                                "picture's own strongest places. Lower it for softer colours. 0: no limit."),

@@ -130,7 +130,7 @@ def _tolerance(default: float) -> io.Input:
         default=default,
         min=0.0,
         max=1.0,
-        step=0.0001,
+        step=0.000001,  # the page rounds what is typed to the step
         tooltip="A step ends early when its relative error is below this. Smaller is more accurate and takes more "
         "model calls. 0 always takes all iterations.",
     )
