@@ -268,12 +268,12 @@ class Frontend:
         place = f"id => {{ const node = app.graph.getNodeById(id); return [...app.canvasPosToClientPos({point})]; }}"
         return tuple(self.page.evaluate(place, int(node)))
 
-    def type_number(self, node: str, widget: str, value: int) -> None:
+    def type_number(self, node: str, widget: str, value: str) -> None:
         """Click on the widget in the canvas and type."""
         line = f"node.widgets.find((widget) => widget.name === {json.dumps(widget)}).last_y + 10"
         self.page.mouse.click(*self.place(node, "node.size[0] / 2", line))
         field = self.page.locator(".graphdialog input")
-        field.fill(str(value))
+        field.fill(value)
         field.press("Enter")
         expect(field).to_have_count(0, timeout=LIMIT)
 
@@ -749,7 +749,7 @@ def test_a_new_prompt_edits_again_without_inverting_again(frontend: Frontend) ->
     # The page queues what these show, so what is new there runs them once more.
     reports = {*of_type(workflow, "PreviewAny"), *of_type(workflow, "ImageCompare")}
     frontend.open(FIRST_EDIT)
-    frontend.type_number(inverter, "steps", 3)
+    frontend.type_number(inverter, "steps", "3")
 
     first = frontend.run()
     assert inverter in first.executed
@@ -772,7 +772,7 @@ def test_a_run_can_be_cancelled_and_the_next_one_works(frontend: Frontend) -> No
     workflow = load(FIRST_EDIT)
     inverter = with_steps(workflow)
     frontend.open(FIRST_EDIT)
-    frontend.type_number(inverter, "steps", 10000)
+    frontend.type_number(inverter, "steps", "10000")
 
     queued = frontend.press_run()
     frontend.wait_for_progress(inverter, queued[0])
@@ -781,7 +781,7 @@ def test_a_run_can_be_cancelled_and_the_next_one_works(frontend: Frontend) -> No
     assert cancelled.end == "execution_interrupted", cancelled.history["status"]
     assert cancelled.progress(inverter)[-1][0] < 10000
 
-    frontend.type_number(inverter, "steps", 2)
+    frontend.type_number(inverter, "steps", "2")
     after = frontend.run()
     assert inverter in after.executed
 
@@ -794,10 +794,10 @@ def test_a_wrong_number_or_wire_is_refused_or_explained(new_page: Pages, host: H
         of_type(workflow, "VAEEncode"),
         of_type(workflow, "INV_DemoPicture"),
     )
-    frontend.type_number(edit, "strength", 99)
+    frontend.type_number(edit, "strength", "99")
     strength = "id => app.graph.getNodeById(id).widgets.find((widget) => widget.name === 'strength').value"
     assert frontend.page.evaluate(strength, int(edit)) == 20  # the most that the node takes
-    frontend.type_number(edit, "strength", 3)
+    frontend.type_number(edit, "strength", "3")
 
     connect = """([from, to]) => {
         const [giver, taker] = [from, to].map((id) => app.graph.getNodeById(id));
@@ -822,6 +822,15 @@ def test_a_wrong_number_or_wire_is_refused_or_explained(new_page: Pages, host: H
         polling=100,
     )
     frontend.screenshot(picture_place(host, "wrong_wire"))
+
+
+def test_the_tolerance_of_an_exact_inverse_can_be_typed(frontend: Frontend) -> None:
+    """The page rounds what is typed to the widget's step."""
+    file = WORKFLOWS / "compare_methods.json"
+    frontend.open(file)
+    node = of_type(load(file), "INV_FixedPoint")[0]
+    frontend.type_number(node, "tolerance", "0.000005")
+    assert frontend.graph()[node]["inputs"]["tolerance"] == 5e-6
 
 
 def test_the_blueprint_is_found_and_runs(frontend: Frontend, host: Host) -> None:
