@@ -342,7 +342,7 @@ def interactive_edit(scene: Scene) -> None:
     scene.show("Original", image, column=0)
     source = scene.prompt("Source prompt", wording("dog", "blue"))
     target = scene.prompt("Target prompt: type here", wording("dog", "yellow"))
-    inverted = scene.invert(("INV_GuidedNR", {"scheduler": "simple", "start": "native"}), source, scene.encode(image))
+    inverted = scene.invert(("INV_GuidedNR", {"scheduler": "simple"}), source, scene.encode(image))
     edited = page.add(EDIT, 3, model=scene.model, positive=target, latent=inverted["LATENT"], strength=1.0)
     scene.show("Edited", scene.decode(edited["LATENT"]))
     page.add("PreviewAny", -1, "Report of the edit", source=edited["STRING"])
