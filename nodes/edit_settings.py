@@ -118,8 +118,8 @@ class EditSettingsNode(io.ComfyNode):
                 io.Float.Input("limit", default=Settings.limit, min=0.0, max=10.0, step=0.05,
                                tooltip="How far a strength above 1 may push a place of the picture, compared with the "
                                "picture's own strongest places. Lower it for softer colours. 0: no limit."),
-                _share("head_start", "How much of the edit the noise gets before the first step. Higher edits more and "
-                       "keeps less. 0: none."),
+                _share("head_start", "How far the starting noise is moved toward the new prompt. Higher edits more and "
+                       "keeps less. 0: not at all."),
                 io.Conditioning.Input("negative", optional=True, tooltip="Needed when cfg is not 1."),
                 io.Conditioning.Input(
                     "source",

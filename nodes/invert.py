@@ -44,7 +44,7 @@ OUTPUTS = [
         "noise",
         display_name="noise",
         tooltip="The inverted latent as NOISE, for SamplerCustomAdvanced. Connect sigmas and the picture's original "
-        "latent there too. For flow models use this output, not latent.",
+        "latent there too. There flow models need this output, not latent.",
     ),
     io.Sigmas.Output(
         "sigmas_out",

@@ -94,7 +94,7 @@ def blueprint(info: dict[str, Any]) -> str:
     kind, _ = EASYINV
     inverted = scene.invert((kind, {"steps": page.take("steps", "INT", 20)}), source, latent)
     common: dict[str, Any] = {"model": scene.model, "latent": inverted["LATENT"]}
-    strength = page.take("strength", "FLOAT", 3.0)
+    strength = page.take("strength", "FLOAT", 4.0)
     edited = page.add(EDIT, 3, positive=target, mask=mask, strength=strength, **common)
     after = scene.restore(image, scene.decode(edited["LATENT"]), edited["MASK"], page.take("grow", "INT", 16))
     beside: dict[str, Any] = {"image1": image, "image2": after, "spacing_width": 8}

@@ -232,7 +232,7 @@ def exact_background(scene: Scene) -> None:
     edited = page.add(EDIT, 3, model=scene.model, latent=inverted, **given)
     image = scene.restore(scene.images[0], scene.decode(edited["LATENT"]), mask, 0)
     scene.show("Edited", image)
-    scene.show("May change (white)", page.add("MaskToImage", -2, mask=mask)["IMAGE"])
+    scene.show("May change (white)", page.add("MaskToImage", -2, mask=edited["MASK"])["IMAGE"])
     scene.compare(scene.images[0], image)
     page.add("PreviewAny", -1, "Report", source=edited["STRING"])
 
@@ -565,7 +565,8 @@ This version of the demo model draws in 4 steps, as Turbo and schnell models do.
 choose *Run (On Change)*. Then type another target prompt: another wall, another animal.
 
 Only the prompt and the edit run again. The inversion stays in ComfyUI's cache. The report says how many model calls \
-the edit took: one for each step, as long as **strength** is 1.""",
+the edit took: one for each step, as long as **strength** is 1. With **start** of **Invert Image** at *native* more of \
+the picture is kept, and fewer walls change.""",
         interactive_edit,
         shows=("Original", "Edited"),
         loaders=(("INV_DemoModel", {"version": "turbo-flow"}),),
@@ -580,8 +581,9 @@ the edit took: one for each step, as long as **strength** is 1.""",
 
 One inversion serves three edits. Change a target prompt and press **Run** again: only that edit runs.
 
-**Save Inversion** keeps the inversion in the output folder. After a restart of ComfyUI: unmute **Load Inversion** \
-(Ctrl M), press R, choose the file, and connect its *latent* to the edits. Then nothing has to be inverted.""",
+**Save Inversion** keeps the inversion in the output folder. After a restart of ComfyUI: mute **Save \
+Inversion** (Ctrl M), and unmute **Load Inversion**. Press R, choose the file, and connect its *latent* to the three \
+edits. Then **Run** inverts nothing.""",
         invert_once_edit_many,
         shows=("Original", "A crown", "A hat", "Another wall"),
         pictures=[picture("pig", "green", look=27)],
@@ -639,7 +641,8 @@ With the record **Edit From Latent** gives the picture back exactly after each o
 picture back exactly.)
 
 For your own picture use **Load Image** in place of **Demo Picture** and *A small picture*, and your model's loader. \
-Set a size in **Upscale** that suits the model. Less **denoise** keeps more, and more **cfg** draws more.""",
+Set a size in **Upscale** that suits the model. Less **denoise** of **Invert Image** keeps more. More \
+**cfg** of **CFGGuider** draws more.""",
         partial_upscale,
         shows=("Upscaled", "Redrawn"),
         pictures=[picture("tiger", "yellow")],
