@@ -116,8 +116,9 @@ class EditSettingsNode(io.ComfyNode):
                 cfg_input(1.0, "Guidance of the new prompt away from `negative`, as in KSampler. 1: none. Use strength "
                           "first: more edits succeed with it."),
                 io.Float.Input("limit", default=Settings.limit, min=0.0, max=10.0, step=0.05,
-                               tooltip="How far a strength above 1 may push a place of the picture, compared with the "
-                               "picture's own strongest places. Lower it for softer colours. 0: no limit."),
+                               tooltip="A high strength can make colours too strong. This is how strong a place of the "
+                               "picture may become, compared with the picture's own strongest places. Lower it for "
+                               "softer colours. 0: no limit."),
                 _share("head_start", "How far the starting noise is moved toward the new prompt. Higher edits more and "
                        "keeps less. 0: not at all."),
                 io.Conditioning.Input("negative", optional=True, tooltip="Needed when cfg is not 1."),
