@@ -40,7 +40,7 @@ from torch import Tensor
 
 from .errors import DivergedError, InversionError
 from .levels import Level
-from .masks import DifferenceMask
+from .masks import HIGHEST_SPLIT, DifferenceMask
 from .problem import Callback, Denoiser
 from .record import Inversion
 
@@ -70,7 +70,7 @@ class Keep:
     anchor: float = 1.0
     anchor_end: float = 1.0
     background: float = 0.0
-    threshold: float = 0.42
+    threshold: float = HIGHEST_SPLIT
     dilation: int = 0
     mask: Tensor | None = None
     limit: float = 0.0

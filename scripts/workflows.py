@@ -39,7 +39,9 @@ def build_all(info: dict[str, Any]) -> dict[Path, str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--thumbnails", nargs="*", metavar="NAME", help="also run templates, and make their pictures")
+    names = [template.name for template in TEMPLATES]
+    about = "also run the templates, all or these, and make their pictures"
+    parser.add_argument("--thumbnails", nargs="*", metavar="NAME", choices=names, help=about)
     options = parser.parse_args()
     host = ensure()
     asked = options.thumbnails is not None

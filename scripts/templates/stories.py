@@ -566,7 +566,7 @@ choose *Run (On Change)*. Then type another target prompt: another wall, another
 
 Only the prompt and the edit run again. The inversion stays in ComfyUI's cache. The report says how many model calls \
 the edit took: one for each step, as long as **strength** is 1. With **start** of **Invert Image** at *native* more of \
-the picture is kept, and fewer walls change.""",
+the picture is kept.""",
         interactive_edit,
         shows=("Original", "Edited"),
         loaders=(("INV_DemoModel", {"version": "turbo-flow"}),),
